@@ -1,0 +1,78 @@
+"""The contract of a memory backend: addressable extents and nothing else."""
+
+from __future__ import annotations
+
+import mmap
+from abc import ABC, abstractmethod
+
+import msgspec
+
+
+class ExtentHandle(msgspec.Struct, frozen=True, kw_only=True):
+    """What another process of the same host needs to map an extent.
+
+    Attributes:
+        pid: Process that made the extent and holds ``fd`` open.
+        fd: Its descriptor there.
+        boot_id: The kernel's boot id, so that another host is recognised.
+        nbytes: Length of the extent.
+        path: Name in a file system, or None where the descriptor is the name.
+    """
+
+    pid: int
+    fd: int
+    boot_id: str
+    nbytes: int
+    path: str | None = None
+
+
+class Extent:
+    """A run of shared memory mapped into this process.
+
+    Args:
+        handle: What other processes map it by.
+        mapping: The mapping.
+        fd: This process's descriptor, closed with the extent.
+
+    Attributes:
+        handle: See above.
+        address: Where it is mapped in this process.
+    """
+
+    def __init__(self, handle: ExtentHandle, mapping: mmap.mmap, fd: int, address: int) -> None:
+        self.handle = handle
+        self.address = address
+        self._mapping = mapping
+        self._fd = fd
+
+    @property
+    def nbytes(self) -> int:
+        """Length in bytes."""
+        return self.handle.nbytes
+
+
+class MemoryBackend(ABC):
+    """Provides the shared region that a pool hands slots out of."""
+
+    @abstractmethod
+    def create(self, nbytes: int) -> Extent:
+        """Make an extent of zeroed, shareable memory.
+
+        *Must*: commit pages as they are used unless page-locking needs them.
+
+        Raises:
+            BackendError: The memory cannot be had; the message says how much
+                was asked for and what bounds it.
+        """
+
+    @abstractmethod
+    def attach(self, handle: ExtentHandle) -> Extent:
+        """Map an extent that another process of this host made.
+
+        Raises:
+            BackendError: It is another host's, gone, or may not be opened.
+        """
+
+    @abstractmethod
+    def release(self, extent: Extent) -> None:
+        """Unmap an extent made or attached here; idempotent."""

@@ -1,0 +1,95 @@
+"""A pin as engine and controller speak of it."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from lmcache_core.keys import EMPTY_SCOPE, Scope
+
+
+class PinState(enum.Enum):
+    """How much of a pin holds."""
+
+    ACTIVE = "active"
+    """Every token asked for is pinned."""
+    PARTIAL = "partial"
+    """The tokens that were there are pinned; the rest was not asked to be."""
+    PENDING = "pending"
+    """Nothing is known to hold yet."""
+    DEGRADED = "degraded"
+    """Something that was pinned was lost and is reserved again."""
+    EXPIRED = "expired"
+    RELEASED = "released"
+
+
+class OnMissing(enum.Enum):
+    """What to do about tokens that are not cached when a pin is asked for."""
+
+    FAIL = "fail"
+    PARTIAL = "partial"
+    RESERVE = "reserve"
+
+
+class Renew(enum.Enum):
+    """What moves a pin's deadline."""
+
+    FIXED = "fixed"
+    ON_HIT = "on_hit"
+
+
+class PinRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A pin on one instance, as the engine is asked for it and keeps it.
+
+    Attributes:
+        pin_id: The pin's name, unique in a ledger.
+        version: Raised by each change; a lower one never beats a higher one.
+        owner: Who asked, for quotas and visibility.
+        location: Name of the tier whose bytes stay.
+        tokens: Token ids as little-endian uint32.
+        scope: What the request that computed them varied by.
+        ttl_seconds: Seconds left, or None for no end.
+        renew: Whether a hit starts the time anew.
+        on_missing: What to do about tokens that are not cached.
+        labels: The operator's own notes.
+    """
+
+    pin_id: str
+    version: int
+    location: str
+    tokens: bytes
+    owner: str = "default"
+    scope: Scope = EMPTY_SCOPE
+    ttl_seconds: float | None = None
+    renew: Renew = Renew.FIXED
+    on_missing: OnMissing = OnMissing.PARTIAL
+    labels: dict[str, str] = {}
+
+
+class PinReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine truly holds of a pin; never more than is.
+
+    Attributes:
+        pin_id: The pin's name.
+        version: Which version of the pin this reports on.
+        state: How much of it holds.
+        tokens_asked: Length of the pinned sequence.
+        tokens_pinned: Length of its prefix whose bytes stay.
+        first_missing: Index of the first token that is not pinned, or None.
+        pinned_bytes: Bytes marked for it.
+        reserved_bytes: Bytes kept free for what is still to come.
+        ttl_seconds: Seconds left, or None for no end.
+        reason: Why it is less than was asked for, or an empty string.
+    """
+
+    pin_id: str
+    version: int
+    state: PinState
+    tokens_asked: int
+    tokens_pinned: int
+    first_missing: int | None = None
+    pinned_bytes: int = 0
+    reserved_bytes: int = 0
+    ttl_seconds: float | None = None
+    reason: str = ""

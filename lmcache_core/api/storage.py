@@ -1,0 +1,160 @@
+"""The contract of a store that keeps frames under 32-byte keys.
+
+A *frame* is a chunk as stored: one contiguous run of bytes, a header page and
+the payload behind it. A storage backend keeps frames and nothing else; pins,
+capacity, eviction, deadlines, statistics and events are the tier's above it,
+so that every backend has them without writing them.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from lmcache_core.api.deadline import Deadline
+from lmcache_core.keys import Key
+
+
+class PutStatus(enum.Enum):
+    """What became of one frame of a ``put``."""
+
+    STORED = "stored"
+    PRESENT = "present"
+    """The key was there already; nothing was written and nothing is owed."""
+    FULL = "full"
+    """There is no room; the tier makes some and may ask again."""
+    FAILED = "failed"
+    """Anything else; the tier counts it and goes on without the frame."""
+
+
+class StoreUsage(NamedTuple):
+    """What a store holds by its own account.
+
+    Attributes:
+        used_bytes: Bytes of all frames.
+        frames: Number of frames.
+    """
+
+    used_bytes: int
+    frames: int
+
+
+class StorageBackend(ABC):
+    """Keeps frames under 32-byte keys.
+
+    To write one: subclass, implement the six abstract methods, hand it over
+    in a :class:`~lmcache_core.api.StorageBackendSpec` from
+    ``lmcache_register_storage_backends``, and run
+    :class:`lmcache_core.testing.StorageBackendTests` against it.
+
+    *Guaranteed* for every method: ``open`` has returned before any other
+    call; none comes after ``close``. Calls come from the tier's own threads,
+    several at a time, never from the thread that schedules requests, so they
+    may block until the deadline. Buffers start on a 4096-byte boundary and
+    belong to the backend only until the call returns.
+
+    *Must not*, for every method: keep a reference to a buffer after the call
+    has returned; start a thread that writes into a buffer after that.
+    """
+
+    @property
+    @abstractmethod
+    def store_id(self) -> str:
+        """Name the bytes: equal on two engines exactly when they share them."""
+
+    @abstractmethod
+    def open(self) -> None:
+        """Make the store ready for use.
+
+        *Guaranteed*: called once, before all else.
+        *Must*: fail here, not later, when the store cannot be used at all.
+
+        Raises:
+            BackendError: The store cannot be used; the message says what to do.
+        """
+
+    @abstractmethod
+    def stat(self, keys: Sequence[Key], deadline: Deadline) -> list[int | None]:
+        """Tell the length in bytes of each frame, None where there is none.
+
+        *Must*: align the result with ``keys``; answer for all keys in one
+        round trip where the store can.
+
+        Raises:
+            BackendError: The store did not answer; it says nothing of any key.
+        """
+
+    @abstractmethod
+    def put(
+        self, keys: Sequence[Key], frames: Sequence[memoryview], deadline: Deadline
+    ) -> list[PutStatus]:
+        """Store each frame under its key.
+
+        *Guaranteed*: as many frames as keys; frames do not change meanwhile.
+        *Must*: be atomic per key, so that a reader sees nothing or one whole
+        frame; answer ``PRESENT`` without writing where the key exists; of
+        several writers of one key let any one win; align the result.
+        *Must not*: raise for one frame's failure; that is its status.
+
+        Raises:
+            BackendError: The store did not answer; any of the frames may or
+                may not be there.
+        """
+
+    @abstractmethod
+    def get(
+        self, keys: Sequence[Key], buffers: Sequence[memoryview], deadline: Deadline
+    ) -> list[int | None]:
+        """Read each frame into its buffer; return its length, None for a miss.
+
+        *Guaranteed*: as many buffers as keys.
+        *Must*: align the result; answer None where the key is absent or the
+        frame is longer than the buffer; leave bytes behind the length alone.
+        *Must not*: answer a length for bytes it did not all write. Content
+        need not be verified: the tier checks every frame before it is used.
+
+        Raises:
+            BackendError: The store did not answer; the buffers' content is
+                undefined.
+        """
+
+    @abstractmethod
+    def remove(self, keys: Sequence[Key], deadline: Deadline) -> list[bool]:
+        """Remove each frame; tell for each whether it was there.
+
+        Raises:
+            BackendError: The store did not answer.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything; idempotent; nothing is called afterwards."""
+
+    def sync(self, deadline: Deadline) -> None:
+        """Return once all that was put is durable (capability ``SYNC``).
+
+        Raises:
+            BackendError: It is not known to be durable.
+        """
+        raise NotImplementedError(self._undeclared("SYNC"))
+
+    def protect(self, keys: Sequence[Key], protected: bool, deadline: Deadline) -> list[bool]:
+        """Keep frames from the store's own eviction (capability ``PROTECT``).
+
+        Returns:
+            For each key whether it is now as asked.
+        """
+        raise NotImplementedError(self._undeclared("PROTECT"))
+
+    def scan(self) -> Iterator[tuple[Key, int]]:
+        """Yield the key and length of every frame (capability ``SCAN``)."""
+        raise NotImplementedError(self._undeclared("SCAN"))
+
+    def usage(self) -> StoreUsage:
+        """Tell what the store holds (capability ``USAGE``)."""
+        raise NotImplementedError(self._undeclared("USAGE"))
+
+    def _undeclared(self, capability: str) -> str:
+        return f"{type(self).__name__} does not declare {capability}"

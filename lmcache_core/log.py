@@ -1,0 +1,54 @@
+"""Structured logging, quiet by default inside a serving process.
+
+Loggers are structlog's over the standard library, under the name
+``lmcache``, so that a host application keeps control: without
+:func:`configure` only warnings and worse appear, as the standard library
+decides. The command-line programs call :func:`configure`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import cast
+
+import structlog
+from structlog.stdlib import BoundLogger
+
+ROOT = "lmcache"
+
+
+def get_logger(name: str) -> BoundLogger:
+    """Return the structured logger of a module.
+
+    Args:
+        name: The module's ``__name__``.
+    """
+    return cast(
+        "BoundLogger",
+        structlog.wrap_logger(
+            logging.getLogger(f"{ROOT}.{name}"),
+            wrapper_class=BoundLogger,
+            processors=[
+                structlog.stdlib.filter_by_level,
+                structlog.contextvars.merge_contextvars,
+                structlog.processors.format_exc_info,
+                structlog.processors.KeyValueRenderer(key_order=["event"]),
+            ],
+        ),
+    )
+
+
+def configure(level: str = "INFO") -> None:
+    """Send the project's log lines to standard error.
+
+    Args:
+        level: A standard level name; unknown names raise ``ValueError``.
+    """
+    logger = logging.getLogger(ROOT)
+    logger.setLevel(level.upper())
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False

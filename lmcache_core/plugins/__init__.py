@@ -1,0 +1,8 @@
+"""Finding plugins, keeping a record of each, and choosing by name."""
+
+from __future__ import annotations
+
+from lmcache_core.plugins.record import PluginRecord, PluginStatus
+from lmcache_core.plugins.registry import PluginRegistry
+
+__all__ = ["PluginRecord", "PluginRegistry", "PluginStatus"]
