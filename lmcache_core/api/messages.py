@@ -248,7 +248,8 @@ def engine_message(plain: object) -> EngineMessage:
     Raises:
         MessageError: It is no message of this protocol.
     """
-    return _convert(plain, EngineMessage)
+    message: EngineMessage = _convert(plain, EngineMessage)
+    return message
 
 
 def controller_message(plain: object) -> ControllerMessage:
@@ -257,7 +258,8 @@ def controller_message(plain: object) -> ControllerMessage:
     Raises:
         MessageError: It is no message of this protocol.
     """
-    return _convert(plain, ControllerMessage)
+    message: ControllerMessage = _convert(plain, ControllerMessage)
+    return message
 
 
 def _convert(plain: object, union: Any) -> Any:  # noqa: ANN401 - a union is no type object

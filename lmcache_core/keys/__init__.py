@@ -21,13 +21,13 @@ from lmcache_core.keys.scope import EMPTY_SCOPE, Placeholder, Scope
 __all__ = [
     "EMPTY_SCOPE",
     "KEY_BYTES",
+    "TOKEN_BYTES",
     "Key",
     "KeyChain",
-    "TOKEN_BYTES",
-    "TokenRangeError",
     "Namespace",
     "Placeholder",
     "Scope",
+    "TokenRangeError",
     "chunk_key",
     "tokens_to_bytes",
 ]

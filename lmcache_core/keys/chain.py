@@ -36,9 +36,8 @@ def tokens_to_bytes(tokens: Sequence[int]) -> bytes:
     try:
         packed = array("I", tokens)
     except (OverflowError, TypeError) as error:
-        bad = next(
-            (t for t in tokens if not isinstance(t, int) or not 0 <= t <= MAX_TOKEN_ID), None
-        )
+        values: Sequence[object] = tokens
+        bad = next((t for t in values if not (isinstance(t, int) and 0 <= t <= MAX_TOKEN_ID)), None)
         message = f"token id {bad!r} is not an integer from 0 to {MAX_TOKEN_ID}"
         raise TokenRangeError(message) from error
     if sys.byteorder == "big":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 import msgspec
 
@@ -44,4 +45,4 @@ class PluginRecord(msgspec.Struct, frozen=True, kw_only=True):
     api: str | None
     status: PluginStatus
     reason: str = ""
-    specs: tuple[PluginSpec[object], ...] = ()
+    specs: tuple[PluginSpec[Any], ...] = ()

@@ -1,0 +1,261 @@
+"""The plugin registry: every outcome a record, selection by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any, TypeVar
+
+import pluggy
+
+from lmcache_core.api import (
+    PLUGIN_API,
+    ApiVersion,
+    EvictionPolicySpec,
+    MemoryBackendSpec,
+    PluginSpec,
+    StorageBackendSpec,
+    TransportSpec,
+)
+from lmcache_core.errors import PluginError, UnknownNameError
+from lmcache_core.log import get_logger
+from lmcache_core.plugins import hookspecs
+from lmcache_core.plugins.record import PluginRecord, PluginStatus
+
+log = get_logger(__name__)
+
+PROJECT = "lmcache_core"
+"""pluggy's project name, the marker and the entry-point group, in one string."""
+
+REGISTERING_HOOKS = (
+    "lmcache_register_storage_backends",
+    "lmcache_register_serdes",
+    "lmcache_register_controller_transports",
+    "lmcache_register_engine_connectors",
+    "lmcache_register_eviction_policies",
+)
+
+INSTALL_HINTS = {
+    "LocalCPUBackend": "lmcache-backend-local-cpu",
+    "LocalDiskBackend": "lmcache-backend-local-disk",
+    "redis": "lmcache-backend-redis",
+    "object-store": "lmcache-backend-object-store",
+    "tcp": "lmcache-transport-zmq",
+    "zstd": "lmcache-serde-zstd",
+    "aesgcm": "lmcache-serde-aesgcm",
+}
+"""Which distribution brings a well-known name; for messages and nothing else."""
+
+SpecT = TypeVar("SpecT", bound=PluginSpec[Any])
+
+
+class PluginRegistry:
+    """Loads plugins one by one and answers for what they offer.
+
+    pluggy's own ``load_setuptools_entrypoints`` is not used: one plugin that
+    fails to import ends the host there, and a second plugin of the same name
+    is dropped in silence.
+
+    Args:
+        points: Entry points to load, in order.
+        blocked: Names of plugins to leave out.
+        strict: Whether any broken plugin is fatal, used or not.
+
+    Raises:
+        PluginError: ``strict`` is set and a plugin is broken.
+    """
+
+    def __init__(
+        self, points: Iterable[EntryPoint], *, blocked: Iterable[str] = (), strict: bool = False
+    ) -> None:
+        self._manager = pluggy.PluginManager(PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._blocked = frozenset(blocked)
+        self._specs: dict[tuple[str, str], PluginSpec[Any]] = {}
+        self._records: list[PluginRecord] = []
+        for point in points:
+            record = self._load(point)
+            self._records.append(record)
+            if record.status in (PluginStatus.LOADED, PluginStatus.BLOCKED):
+                continue
+            if strict:
+                raise PluginError(record.name, f"{record.status.value}: {record.reason}")
+            log.warning(
+                "plugin.not_loaded",
+                plugin=record.name,
+                status=record.status.value,
+                reason=record.reason,
+            )
+
+    @classmethod
+    def discover(cls, environ: Mapping[str, str] | None = None) -> PluginRegistry:
+        """Load every plugin that is installed.
+
+        Args:
+            environ: Where ``LMCACHE_PLUGINS_BLOCKED`` (names, by comma) and
+                ``LMCACHE_PLUGINS_STRICT`` (``1``) are read; the process's own
+                by default.
+
+        Raises:
+            PluginError: Strictness is asked for and a plugin is broken.
+        """
+        env = os.environ if environ is None else environ
+        found = sorted(entry_points(group=PROJECT), key=lambda point: (point.name, point.value))
+        names = env.get("LMCACHE_PLUGINS_BLOCKED", "").split(",")
+        return cls(
+            found,
+            blocked=[name.strip() for name in names if name.strip()],
+            strict=env.get("LMCACHE_PLUGINS_STRICT") == "1",
+        )
+
+    @property
+    def records(self) -> tuple[PluginRecord, ...]:
+        """What became of each plugin, in the order of loading."""
+        return tuple(self._records)
+
+    @property
+    def hook(self) -> pluggy.HookRelay:
+        """The notifications; never called on the data path."""
+        return self._manager.hook
+
+    def specs(self, kind: type[SpecT]) -> list[SpecT]:
+        """All specs of a kind, by name."""
+        return [spec for _, spec in sorted(self._specs.items()) if isinstance(spec, kind)]
+
+    def backend(self, name: str) -> StorageBackendSpec | MemoryBackendSpec:
+        """The storage or memory backend called ``name``.
+
+        Raises:
+            PluginError: The plugin that offers it, by its record, is broken.
+            UnknownNameError: No plugin offers it.
+        """
+        for kind in (MemoryBackendSpec, StorageBackendSpec):
+            spec = self._specs.get((kind.kind, name))
+            if isinstance(spec, kind):
+                return spec
+        known = [spec.name for spec in self.specs(MemoryBackendSpec)]
+        known += [spec.name for spec in self.specs(StorageBackendSpec)]
+        raise self._unknown("backend", name, known)
+
+    def eviction_policy(self, name: str) -> EvictionPolicySpec:
+        """The eviction policy called ``name``, in any case.
+
+        Raises:
+            UnknownNameError: No plugin offers it.
+        """
+        specs = self.specs(EvictionPolicySpec)
+        for spec in specs:
+            if spec.name.lower() == name.lower():
+                return spec
+        raise self._unknown("eviction policy", name, [spec.name for spec in specs])
+
+    def transport(self, address: str) -> TransportSpec:
+        """The transport that serves the scheme of an address.
+
+        Raises:
+            UnknownNameError: No plugin serves it.
+        """
+        scheme = address.partition("://")[0]
+        specs = self.specs(TransportSpec)
+        for spec in specs:
+            if scheme in spec.schemes:
+                return spec
+        known = [scheme for spec in specs for scheme in spec.schemes]
+        raise self._unknown("controller transport", scheme, known)
+
+    def _unknown(self, kind: str, name: str, known: Iterable[str]) -> Exception:
+        broken = [
+            record
+            for record in self._records
+            if record.status is not PluginStatus.LOADED
+            and name in (record.name, *(spec.name for spec in record.specs))
+        ]
+        if broken:
+            record = broken[0]
+            return PluginError(record.name, f"{record.status.value}: {record.reason}")
+        dist = INSTALL_HINTS.get(name)
+        hint = f"Install it with `pip install {dist}`." if dist else None
+        return UnknownNameError(kind, name, known, hint=hint)
+
+    def _load(self, point: EntryPoint) -> PluginRecord:
+        dist = point.dist
+
+        def record(
+            status: PluginStatus,
+            reason: str = "",
+            api: ApiVersion | None = None,
+            specs: tuple[PluginSpec[Any], ...] = (),
+        ) -> PluginRecord:
+            return PluginRecord(
+                name=point.name,
+                module=point.value,
+                distribution=dist.name if dist else "",
+                version=dist.version if dist else "",
+                api=str(api) if api else None,
+                status=status,
+                reason=reason,
+                specs=specs,
+            )
+
+        if point.name in self._blocked:
+            return record(PluginStatus.BLOCKED, "named in LMCACHE_PLUGINS_BLOCKED")
+        if self._manager.has_plugin(point.name):
+            return record(
+                PluginStatus.SHADOWED, f"another plugin is called {point.name!r} and came first"
+            )
+        api: ApiVersion | None = None
+        try:
+            module = point.load()
+            api = _declared_api(module)
+            if not PLUGIN_API.accepts(api):
+                return record(
+                    PluginStatus.INCOMPATIBLE,
+                    f"built for plugin API {api}, this core has {PLUGIN_API}; "
+                    "install versions that match",
+                    api,
+                )
+            specs = _collect(module)
+        except Exception as error:  # noqa: BLE001 - whatever a stranger's import raises is its record
+            return record(PluginStatus.FAILED, f"{type(error).__name__}: {error}", api)
+        taken = [spec for spec in specs if (spec.kind, spec.name) in self._specs]
+        if taken:
+            names = ", ".join(f"{spec.kind} {spec.name!r}" for spec in taken)
+            return record(
+                PluginStatus.SHADOWED, f"offers {names}, which another plugin offers", api, specs
+            )
+        try:
+            self._manager.register(module, name=point.name)
+        except (ValueError, pluggy.PluginValidationError) as error:
+            return record(PluginStatus.FAILED, f"{type(error).__name__}: {error}", api, specs)
+        for spec in specs:
+            self._specs[spec.kind, spec.name] = spec
+        return record(PluginStatus.LOADED, "", api, specs)
+
+
+def _declared_api(module: ModuleType) -> ApiVersion:
+    """Read ``LMCACHE_PLUGIN_API``; the version a plugin was written against."""
+    declared = getattr(module, "LMCACHE_PLUGIN_API", None)
+    if declared is None:
+        message = (
+            "the module does not say which plugin API it was built for; "
+            f"add LMCACHE_PLUGIN_API = {tuple(PLUGIN_API)} to it"
+        )
+        raise PluginError(module.__name__, message)
+    return ApiVersion(*declared)
+
+
+def _collect(module: ModuleType) -> tuple[PluginSpec[Any], ...]:
+    """Call the module's registering hooks and check what they return."""
+    found: list[PluginSpec[Any]] = []
+    for hook in REGISTERING_HOOKS:
+        implementation: Callable[[], Iterable[object]] | None = getattr(module, hook, None)
+        if implementation is None:
+            continue
+        for spec in implementation():
+            if not isinstance(spec, PluginSpec):
+                message = f"{hook} returned {spec!r}, which is no PluginSpec"
+                raise PluginError(module.__name__, message)
+            found.append(spec)
+    return tuple(found)
