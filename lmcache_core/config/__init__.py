@@ -1,0 +1,7 @@
+"""Configuration: files, environment and overrides become one frozen Struct."""
+
+from __future__ import annotations
+
+from lmcache_core.config.engine import EngineConfig, TierConfig
+
+__all__ = ["EngineConfig", "TierConfig"]
