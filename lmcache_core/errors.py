@@ -103,6 +103,24 @@ class DeadlineExceededError(LMCacheError):
         self.deadline_seconds = deadline_seconds
 
 
+class NotCachedError(LMCacheError):
+    """Tokens that had to be cached are not.
+
+    Attributes:
+        asked: Number of tokens asked for.
+        cached: Length of the prefix of them that is cached.
+    """
+
+    def __init__(self, location: str, *, asked: int, cached: int) -> None:
+        super().__init__(
+            f"{cached} of {asked} tokens are cached in {location}; compute the prompt first, "
+            "or ask for what is there with on_missing=partial, or for the rest too with "
+            "on_missing=reserve"
+        )
+        self.asked = asked
+        self.cached = cached
+
+
 class ConflictError(LMCacheError):
     """The thing exists already in another form, or another party owns it."""
 

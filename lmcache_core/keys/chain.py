@@ -88,7 +88,11 @@ class KeyChain:
         Raises:
             TokenRangeError: An id is no unsigned 32-bit integer.
         """
-        self._bytes += tokens_to_bytes(tokens)
+        self.extend_bytes(tokens_to_bytes(tokens))
+
+    def extend_bytes(self, token_bytes: bytes) -> None:
+        """Append packed tokens; see :func:`tokens_to_bytes`."""
+        self._bytes += token_bytes
         size = self.chunk_size * TOKEN_BYTES
         start = len(self.keys) * size
         while start + size <= len(self._bytes):
@@ -108,6 +112,10 @@ class KeyChain:
         """
         size = (self.chunk_size if length is None else length) * TOKEN_BYTES
         return self._slice(index * self.chunk_size * TOKEN_BYTES, size)
+
+    def all_bytes(self) -> bytes:
+        """Packed token ids of the whole sequence."""
+        return bytes(self._bytes)
 
     def key(self, index: int, length: int) -> Key:
         """Key of the first ``length`` tokens of chunk ``index``."""

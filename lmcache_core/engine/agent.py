@@ -1,0 +1,317 @@
+"""The engine's end of the control connection: one thread, one outgoing link."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from lmcache_core import __version__
+from lmcache_core.api.deadline import Deadline
+from lmcache_core.api.messages import (
+    Command,
+    ControllerMessage,
+    Events,
+    Goodbye,
+    Heartbeat,
+    Identify,
+    Refused,
+    Register,
+    Reply,
+    SettleCommand,
+    WantSnapshot,
+    Welcome,
+)
+from lmcache_core.api.pins import PinReport
+from lmcache_core.api.transport import EngineLink
+from lmcache_core.engine.cache_engine import CacheEngine
+from lmcache_core.engine.commands import CommandRunner
+from lmcache_core.engine.events import Event
+from lmcache_core.log import get_logger
+
+log = get_logger(__name__)
+
+TICK_SECONDS = 0.05
+"""How often events are sent and deadlines looked at while nothing else happens."""
+
+EVENTS_PER_MESSAGE = 2048
+KEYS_PER_SNAPSHOT_MESSAGE = 4096
+FIRST_RETRY_SECONDS = 0.5
+LONGEST_RETRY_SECONDS = 10.0
+MAX_WAITING = 1024
+"""Commands that may wait for stores at once; more are answered as things stand."""
+
+CLOSE_SECONDS = 2.0
+
+
+class Waiting(NamedTuple):
+    """A command that waits for stores of its tokens."""
+
+    command: Command
+    until: Deadline
+
+
+class ControlAgent:
+    """Registers, heartbeats, streams events and answers commands.
+
+    Args:
+        engine: The engine it speaks for.
+        link: The connection; the agent closes it.
+        instance_id: The engine's configured id.
+        heartbeat_seconds: How often it is heard of at least.
+        serving_url: Where the serving engine answers, or None.
+        pin_changed: Called with each report of a pin that changed, off the
+            data path.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        engine: CacheEngine,
+        link: EngineLink,
+        *,
+        instance_id: str,
+        heartbeat_seconds: float,
+        serving_url: str | None = None,
+        pin_changed: Callable[[PinReport], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._link = link
+        self._instance_id = instance_id
+        self._incarnation = time.time_ns()
+        self._heartbeat_seconds = heartbeat_seconds
+        self._serving_url = serving_url
+        self._pin_changed = pin_changed
+        self._clock = clock
+        self._runner = CommandRunner(engine, instance_id, self._incarnation)
+        self._waiting: list[Waiting] = []
+        self._sequence = 0
+        self._welcomed = False
+        self._retry_seconds = FIRST_RETRY_SECONDS
+        self._next_register = 0.0
+        self._next_heartbeat = 0.0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lmcache-control", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; the engine tells it when stores are done."""
+        self._engine.tiers.events.enable()
+        self._engine.settled = self._wake_if_waiting
+        self._thread.start()
+
+    def close(self) -> None:
+        """Say goodbye and stop, within a bound; idempotent."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        self._engine.settled = None
+        self._link.wake()
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            log.warning("agent.close_abandoned", seconds=CLOSE_SECONDS)
+
+    def _wake_if_waiting(self) -> None:
+        if self._waiting:
+            self._link.wake()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                message = self._link.receive(TICK_SECONDS)
+                try:
+                    if message is not None:
+                        self._take(message)
+                    self._tick()
+                except Exception:
+                    # One bad message or a defect must not end the control
+                    # connection for good; the engine serves on either way.
+                    log.exception("agent.tick_failed")
+            if self._welcomed:
+                self._link.send(
+                    Goodbye(instance_id=self._instance_id, incarnation=self._incarnation)
+                )
+        finally:
+            self._link.close()
+
+    def _tick(self) -> None:
+        now = self._clock()
+        self._answer_waiting()
+        if not self._welcomed:
+            if now >= self._next_register:
+                self._register(now)
+            return
+        with self._engine.tiers.lock:
+            ended = self._engine.tiers.pins.expire()
+        for pin_id in ended:
+            log.info("pin.expired", pin_id=pin_id)
+        if self._engine.tiers.events.lost:
+            self._send_snapshot()
+        self._send_events()
+        if now >= self._next_heartbeat:
+            self._heartbeat(now)
+
+    def _take(self, message: ControllerMessage) -> None:
+        if isinstance(message, Command):
+            self._take_command(message)
+        elif isinstance(message, Identify):
+            self._welcomed = False
+            self._next_register = 0.0
+        elif isinstance(message, WantSnapshot):
+            self._send_snapshot()
+        elif message.incarnation != self._incarnation:
+            return
+        elif isinstance(message, Welcome):
+            self._welcomed = True
+            self._retry_seconds = FIRST_RETRY_SECONDS
+            self._next_heartbeat = self._clock() + self._heartbeat_seconds
+            if message.want_snapshot:
+                self._send_snapshot()
+        elif isinstance(message, Refused):
+            self._welcomed = False
+            log.warning("agent.refused", reason=message.reason)
+
+    def _take_command(self, command: Command) -> None:
+        if len(self._waiting) < MAX_WAITING and self._runner.must_wait(command):
+            # Some of the caller's time is kept for the answer's way back.
+            self._waiting.append(Waiting(command, Deadline(command.deadline_seconds * 0.8)))
+        else:
+            self._answer(command)
+
+    def _answer_waiting(self) -> None:
+        if not self._waiting:
+            return
+        still = []
+        for waiting in self._waiting:
+            if waiting.until.expired or not self._runner.must_wait(waiting.command):
+                self._answer(waiting.command)
+            else:
+                still.append(waiting)
+        self._waiting = still
+
+    def _answer(self, command: Command) -> None:
+        reply = self._runner.run(command)
+        if isinstance(command, SettleCommand):
+            # Who asks for this will look into the controller's index next.
+            self._send_events()
+        self._send_reply(command, reply)
+        self._report_pins()
+
+    def _send_reply(self, command: Command, reply: Reply) -> None:
+        if not self._link.send(reply):
+            log.warning("agent.reply_dropped", request_id=command.request_id)
+
+    def _register(self, now: float) -> None:
+        tiers = self._engine.tiers
+        with tiers.lock:
+            requests, reports = tiers.pins.requests(), tiers.pins.reports()
+        self._link.send(
+            Register(
+                instance_id=self._instance_id,
+                incarnation=self._incarnation,
+                namespace=tiers.namespace,
+                tiers=tiers.status(),
+                pins=tuple(reports),
+                pin_requests=tuple(requests),
+                sequence=self._sequence,
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                serving_url=self._serving_url,
+                version=__version__,
+                heartbeat_seconds=self._heartbeat_seconds,
+            )
+        )
+        # Jitter keeps a fleet from knocking in step after a controller's restart.
+        self._next_register = now + self._retry_seconds * random.uniform(0.5, 1.0)  # noqa: S311
+        self._retry_seconds = min(self._retry_seconds * 2, LONGEST_RETRY_SECONDS)
+
+    def _heartbeat(self, now: float) -> None:
+        self._next_heartbeat = now + self._heartbeat_seconds
+        with self._engine.tiers.lock:
+            changed = self._engine.tiers.pins.take_changed()
+        self._tell_hooks(changed)
+        self._link.send(
+            Heartbeat(
+                instance_id=self._instance_id,
+                incarnation=self._incarnation,
+                sequence=self._sequence,
+                tiers=self._engine.tiers.status(),
+                counters=dict(self._engine.counters()),
+                pins=tuple(changed),
+            )
+        )
+
+    def _report_pins(self) -> None:
+        """Let the next heartbeat, which carries changed pins, come at once."""
+        self._next_heartbeat = 0.0
+
+    def _tell_hooks(self, reports: list[PinReport]) -> None:
+        for report in reports:
+            self._pin_changed(report)
+
+    def _send_events(self) -> None:
+        tiers = self._engine.tiers
+        while True:
+            with tiers.lock:
+                events = tiers.events.take(EVENTS_PER_MESSAGE)
+            if not events:
+                return
+            for location in dict.fromkeys(event.location for event in events):
+                self._send_batch(location, [e for e in events if e.location == location])
+
+    def _send_batch(self, location: str, events: list[Event]) -> None:
+        # A batch is applied as a whole, admissions first; a key that went and
+        # came back within it has to end as its last event says.
+        last = {event.key: event.admitted for event in events}
+        self._send_keys(
+            location,
+            admitted=b"".join(key for key, admitted in last.items() if admitted),
+            evicted=b"".join(key for key, admitted in last.items() if not admitted),
+        )
+
+    def _send_snapshot(self) -> None:
+        tiers = self._engine.tiers
+        with tiers.lock:
+            tiers.events.forget()
+            held = [(location, tiers.keys(location)) for location in tiers.locations]
+        parts = [
+            (location, keys[start : start + KEYS_PER_SNAPSHOT_MESSAGE])
+            for location, keys in held
+            for start in range(0, max(1, len(keys)), KEYS_PER_SNAPSHOT_MESSAGE)
+        ]
+        for number, (location, keys) in enumerate(parts):
+            self._send_keys(
+                location,
+                admitted=b"".join(keys),
+                snapshot=True,
+                last=number == len(parts) - 1,
+            )
+
+    def _send_keys(
+        self,
+        location: str,
+        *,
+        admitted: bytes,
+        evicted: bytes = b"",
+        snapshot: bool = False,
+        last: bool = False,
+    ) -> None:
+        # The number is spent also when the link drops the message: the gap is
+        # how the controller learns that it has missed something.
+        self._sequence += 1
+        self._link.send(
+            Events(
+                instance_id=self._instance_id,
+                incarnation=self._incarnation,
+                sequence=self._sequence,
+                location=location,
+                admitted=admitted,
+                evicted=evicted,
+                snapshot=snapshot,
+                last=last,
+            )
+        )

@@ -1,0 +1,217 @@
+"""The tier in host memory: slots of the pool, found by prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from lmcache_core.api.messages import TierStatus
+from lmcache_core.engine.entry import Entry
+from lmcache_core.engine.geometry import Geometry
+from lmcache_core.engine.index import Found, PrefixIndex
+from lmcache_core.engine.piece import Cover
+from lmcache_core.engine.residents import Residents
+from lmcache_core.keys import Key, KeyChain
+from lmcache_core.memory import HostPool, Slot
+
+MAX_VICTIMS_PER_SLOT = 256
+"""Bound on evictions for one slot, where only fragmentation is in the way."""
+
+
+class Superseded(NamedTuple):
+    """A tail that a longer entry of the same parent has taken the place of."""
+
+    tail: Key
+    marks: frozenset[str]
+
+
+class MemoryTier:
+    """Entries whose payload a worker can copy from.
+
+    Not thread-safe: the engine's lock is held around every call.
+
+    Args:
+        name: The tier's name.
+        pool: The slots, as large as the tier and the staging part together.
+        residents: The tier's accounting.
+        geometry: How many bytes tokens take.
+        staging_bytes: What promotions may take beside the tier.
+        on_admitted: Called with each entry that can be found from now on.
+        on_evicted: Called with each key and the marks it carried.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pool: HostPool,
+        residents: Residents,
+        *,
+        geometry: Geometry,
+        staging_bytes: int,
+        on_admitted: Callable[[Entry], None],
+        on_evicted: Callable[[Key, frozenset[str]], None],
+    ) -> None:
+        self.name = name
+        self.index = PrefixIndex()
+        self.residents = residents
+        self.evictions = 0
+        self._pool = pool
+        self._geometry = geometry
+        self._staging_bytes = staging_bytes
+        self._staged_bytes = 0
+        self._writing_bytes = 0
+        self._on_admitted = on_admitted
+        self._on_evicted = on_evicted
+
+    def find(self, chain: KeyChain, limit: int) -> Found:
+        """The longest prefix of at most ``limit`` tokens."""
+        return self.index.find(chain, limit)
+
+    def covers(self, chain: KeyChain) -> list[Cover]:
+        """The entries that cover a sequence from token 0 on, piece by piece."""
+        covers = []
+        entries, tokens = self.index.find(chain, len(chain))
+        for entry in entries:
+            if entry.staged:
+                break
+            covered = min(entry.tokens, tokens)
+            tokens -= covered
+            covers.append(Cover(entry.key, covered))
+        return covers
+
+    def allocate(self, tokens: int) -> Slot | None:
+        """Take a slot for a chunk to be written, evicting what must go.
+
+        Returns:
+            The slot, or None where everything else is pinned or in use.
+        """
+        nbytes = self._geometry.slot_bytes(tokens)
+        residents = self.residents
+        room = residents.capacity_bytes - self._writing_bytes - nbytes
+        while residents.used_bytes > room:
+            if not self._evict_one():
+                return None
+        slot = self._pool.allocate(nbytes)
+        for _ in range(MAX_VICTIMS_PER_SLOT):
+            if slot is not None or not self._evict_one():
+                break
+            slot = self._pool.allocate(nbytes)
+        if slot is not None:
+            self._writing_bytes += slot.nbytes
+        return slot
+
+    def allocate_staging(self, tokens: int) -> Slot | None:
+        """Take a slot of the staging part, which no tier and no pin may take."""
+        nbytes = self._geometry.slot_bytes(tokens)
+        if self._staged_bytes + nbytes > self._staging_bytes:
+            return None
+        slot = self._pool.allocate(nbytes)
+        if slot is not None:
+            self._staged_bytes += slot.nbytes
+        return slot
+
+    def abandon(self, entry: Entry) -> None:
+        """Give back the slot of an entry that was never admitted."""
+        self._free(entry, writing=not entry.staged)
+
+    def admit(self, entry: Entry) -> Superseded | None:
+        """Let an entry whose bytes are in place be found.
+
+        Returns:
+            The tail it superseded, or None. Where an equal entry is there
+            already, or a longer one covers it, the slot is given back and
+            ``entry.dropped`` is set.
+        """
+        child, agreed = self.index.best_child(entry.parent, entry.token_bytes)
+        if child is not None and agreed == entry.tokens:
+            entry.dropped = True
+            self.abandon(entry)
+            return None
+        tail = self.index.covered_tail(entry.parent, entry.token_bytes)
+        superseded = None
+        if tail is not None:
+            superseded = Superseded(tail.key, self._remove(tail))
+        self.index.add(entry)
+        if not entry.staged:
+            self._writing_bytes -= entry.slot.nbytes
+            self.residents.add(entry.key, entry.slot.nbytes)
+            if entry.leases:
+                self.residents.hold(entry.key)
+            self._on_admitted(entry)
+        return superseded
+
+    def lease(self, entry: Entry, owner: str) -> None:
+        """Keep an entry's slot as it is until the owner releases it."""
+        if entry.leases is None:
+            entry.leases = {owner}
+            self.residents.hold(entry.key)
+        else:
+            entry.leases.add(owner)
+
+    def release(self, entries: Iterable[Entry], owner: str) -> None:
+        """End an owner's leases; give back the slots that only they kept."""
+        for entry in entries:
+            leases = entry.leases
+            if leases is None:
+                continue
+            leases.discard(owner)
+            if leases:
+                continue
+            entry.leases = None
+            if entry.dropped:
+                self._free(entry, writing=not entry.staged)
+            elif entry.staged:
+                self._remove(entry)
+            else:
+                self.residents.let_go(entry.key)
+
+    def drop(self, keys: Iterable[Key]) -> int:
+        """Take entries out of the index; return their tokens.
+
+        Slots are given back at once, or with the last lease.
+        """
+        tokens = 0
+        for key in keys:
+            entry = self.index.get(key)
+            if entry is not None:
+                tokens += entry.tokens
+                self._on_evicted(key, self._remove(entry))
+        return tokens
+
+    def status(self) -> TierStatus:
+        """The tier as the controller is told of it."""
+        residents = self.residents
+        return TierStatus(
+            location=self.name,
+            kind="memory",
+            capacity_bytes=residents.capacity_bytes,
+            used_bytes=residents.used_bytes,
+            pinned_bytes=residents.pinned_bytes + residents.reserved_bytes,
+            entries=len(residents),
+        )
+
+    def _evict_one(self) -> bool:
+        key = self.residents.victim()
+        if key is None:
+            return False
+        self.evictions += 1
+        self.drop((key,))
+        return True
+
+    def _remove(self, entry: Entry) -> frozenset[str]:
+        self.index.remove(entry)
+        entry.dropped = True
+        marks = self.residents.discard(entry.key)
+        if entry.leases is None:
+            self._free(entry, writing=False)
+        elif not entry.staged:
+            # The bytes are still taken, by whoever reads them.
+            self._writing_bytes += entry.slot.nbytes
+        return marks
+
+    def _free(self, entry: Entry, *, writing: bool) -> None:
+        if entry.staged:
+            self._staged_bytes -= entry.slot.nbytes
+        elif writing:
+            self._writing_bytes -= entry.slot.nbytes
+        self._pool.free(entry.slot)

@@ -1,0 +1,133 @@
+"""Bringing chunks from below host memory up, while their request waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from lmcache_core.engine.entry import Entry
+from lmcache_core.engine.piece import Piece, pieces_of
+from lmcache_core.engine.request import Request
+from lmcache_core.engine.storage_tier import Read, StorageTier
+from lmcache_core.engine.tier_stack import TierStack
+from lmcache_core.keys import TOKEN_BYTES
+from lmcache_core.log import get_logger
+
+log = get_logger(__name__)
+
+
+class Promoter:
+    """Reads frames into slots, so that a worker's load is only ever a copy.
+
+    A promotion that fails or is late is a shorter hit. Its slots stay
+    reserved until the store's call has returned, however late.
+
+    Not thread-safe but for what storage tiers call: the engine's lock is held
+    around every call.
+
+    Args:
+        tiers: The instance's tiers.
+        counters: Running totals to add to.
+        timeout_seconds: How long a request waits.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        tiers: TierStack,
+        counters: dict[str, int],
+        *,
+        timeout_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tiers = tiers
+        self._counters = counters
+        self._timeout = timeout_seconds
+        self._clock = clock
+
+    def start(self, request: Request) -> None:
+        """Start fetching the run of chunks that continues what memory holds."""
+        usable = [tier for tier in self._tiers.storage if tier.breaker.allows()]
+        reads: dict[str, list[Read]] = {}
+        memory = self._tiers.memory
+        for piece in pieces_of(request.chain) if usable else ():
+            present = memory.index.get(piece.key)
+            if present is not None:
+                # What is there must not be evicted for what is to continue it.
+                memory.lease(present, promotion_owner(request))
+                request.promoted.append(present)
+                continue
+            tier = next((tier for tier in usable if piece.key in tier.residents), None)
+            if tier is None:
+                break
+            entry = self._reserve(piece, tier)
+            if entry is None:
+                break
+            reads.setdefault(tier.name, []).append(Read(entry, self._tiers.frame(entry)))
+        request.promote_due = self._clock() + self._timeout
+        for tier in usable:
+            if tier.name in reads:
+                self._submit(request, tier, reads[tier.name])
+        if not request.promoting:
+            self.release(request)
+
+    def waits(self, request: Request) -> bool:
+        """Whether a request is still to wait; after its time is up it never is."""
+        if not request.promoting:
+            return False
+        if self._clock() < request.promote_due:
+            return True
+        self._counters["promotion_timeouts"] += 1
+        for tier in self._tiers.storage:
+            if tier.name in request.promoting:
+                log.warning("promotion.timed_out", tier=tier.name, seconds=self._timeout)
+                tier.breaker.failed()
+        request.promoting.clear()
+        return False
+
+    def release(self, request: Request) -> None:
+        """End the leases of what was fetched for a request."""
+        if request.promoted:
+            promoted, request.promoted = request.promoted, []
+            self._tiers.memory.release(reversed(promoted), promotion_owner(request))
+
+    def _reserve(self, piece: Piece, tier: StorageTier) -> Entry | None:
+        tokens = len(piece.token_bytes) // TOKEN_BYTES
+        memory = self._tiers.memory
+        slot = memory.allocate(tokens)
+        staged = slot is None
+        if slot is None:
+            slot = memory.allocate_staging(tokens)
+        if slot is None:
+            return None
+        blocks = self._tiers.geometry.blocks(tokens)
+        entry = Entry(piece, slot, blocks, tier.name)
+        entry.staged = staged
+        return entry
+
+    def _submit(self, request: Request, tier: StorageTier, reads: list[Read]) -> None:
+        def done(whole: list[bool]) -> None:
+            request.promoting.discard(tier.name)
+            for read, ok in zip(reads, whole, strict=True):
+                self._take_in(request, read.entry, ok=ok)
+
+        request.promoting.add(tier.name)
+        if not tier.read(reads, done):
+            done([False] * len(reads))
+
+    def _take_in(self, request: Request, entry: Entry, *, ok: bool) -> None:
+        if not ok or (entry.staged and request.closed):
+            self._tiers.memory.abandon(entry)
+            return
+        if not request.closed:
+            entry.leases = {promotion_owner(request)}
+        self._tiers.admit(entry)
+        if not entry.dropped:
+            self._counters["promoted_chunks"] += 1
+            if not request.closed:
+                request.promoted.append(entry)
+
+
+def promotion_owner(request: Request) -> str:
+    """Who holds the leases of chunks that were fetched for a request."""
+    return f"promote:{request.request_id}"

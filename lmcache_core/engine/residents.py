@@ -1,0 +1,124 @@
+"""What a tier holds, what it weighs, and which of it may go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lmcache_core.api import EvictionPolicy
+from lmcache_core.keys import Key
+
+
+class Residents:
+    """Byte-exact accounting of one tier, its eviction order and its marks.
+
+    A key that carries a mark (a pin's id) or is held (a lease) is not in the
+    eviction policy, so that however much is pinned the next victim is found
+    in O(1).
+
+    Args:
+        capacity_bytes: The tier's bound; 0 for a store that bounds itself.
+        policy: The eviction order.
+
+    Attributes:
+        capacity_bytes: See above.
+        used_bytes: Bytes of all keys.
+        pinned_bytes: Bytes of the keys that carry a mark, each counted once.
+        reserved_bytes: Bytes that pins keep for chunks still to come.
+    """
+
+    def __init__(self, capacity_bytes: int, policy: EvictionPolicy) -> None:
+        self.capacity_bytes = capacity_bytes
+        self.used_bytes = 0
+        self.pinned_bytes = 0
+        self.reserved_bytes = 0
+        self._policy = policy
+        self._sizes: dict[Key, int] = {}
+        self._marks: dict[Key, set[str]] = {}
+        self._held: set[Key] = set()
+
+    def __len__(self) -> int:
+        """Number of keys."""
+        return len(self._sizes)
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether the tier holds a key."""
+        return key in self._sizes
+
+    def __iter__(self) -> Iterator[Key]:
+        """The keys, in the order they were added."""
+        return iter(self._sizes)
+
+    def size(self, key: Key) -> int:
+        """Bytes of a key that is held, 0 of one that is not."""
+        return self._sizes.get(key, 0)
+
+    def marks(self, key: Key) -> frozenset[str]:
+        """Ids of the pins that mark a key."""
+        return frozenset(self._marks.get(key, ()))
+
+    def marked(self, key: Key) -> bool:
+        """Whether any pin marks a key."""
+        return key in self._marks
+
+    def add(self, key: Key, nbytes: int) -> None:
+        """Take a key that is not there."""
+        self._sizes[key] = nbytes
+        self.used_bytes += nbytes
+        self._policy.admit(key)
+
+    def discard(self, key: Key) -> frozenset[str]:
+        """Let a key go; return the marks it carried."""
+        nbytes = self._sizes.pop(key, None)
+        if nbytes is None:
+            return frozenset()
+        self.used_bytes -= nbytes
+        self._held.discard(key)
+        self._policy.remove(key)
+        marks = self._marks.pop(key, None)
+        if marks is None:
+            return frozenset()
+        self.pinned_bytes -= nbytes
+        return frozenset(marks)
+
+    def touch(self, key: Key) -> None:
+        """Note a use of a key."""
+        self._policy.touch(key)
+
+    def hold(self, key: Key) -> None:
+        """Keep a key from eviction until :meth:`let_go`."""
+        if key in self._sizes:
+            self._held.add(key)
+            self._policy.remove(key)
+
+    def let_go(self, key: Key) -> None:
+        """End :meth:`hold`; the key counts as just used."""
+        if key in self._held:
+            self._held.remove(key)
+            if key not in self._marks:
+                self._policy.admit(key)
+
+    def mark(self, key: Key, pin_id: str) -> None:
+        """Put a pin's mark on a key that is there."""
+        marks = self._marks.get(key)
+        if marks is not None:
+            marks.add(pin_id)
+            return
+        self._marks[key] = {pin_id}
+        self.pinned_bytes += self._sizes[key]
+        self._policy.remove(key)
+
+    def unmark(self, key: Key, pin_id: str) -> None:
+        """Take a pin's mark from a key; nothing happens where there is none."""
+        marks = self._marks.get(key)
+        if marks is None:
+            return
+        marks.discard(pin_id)
+        if not marks:
+            del self._marks[key]
+            self.pinned_bytes -= self._sizes[key]
+            if key not in self._held:
+                self._policy.admit(key)
+
+    def victim(self) -> Key | None:
+        """The key to evict next, or None when nothing may go."""
+        return self._policy.victim()

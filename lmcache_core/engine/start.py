@@ -1,0 +1,138 @@
+"""Putting an engine together from its configuration and the installed plugins."""
+
+from __future__ import annotations
+
+import threading
+
+from lmcache_core.api import BackendContext, Capability, EvictionPolicy, StorageBackendSpec
+from lmcache_core.config import EngineConfig, TierConfig, plugin_section
+from lmcache_core.engine.agent import ControlAgent
+from lmcache_core.engine.cache_engine import CacheEngine
+from lmcache_core.engine.frame import FrameSeal
+from lmcache_core.engine.geometry import Geometry
+from lmcache_core.engine.residents import Residents
+from lmcache_core.engine.storage_tier import StorageTier
+from lmcache_core.engine.tier_stack import TierStack
+from lmcache_core.errors import ConfigError
+from lmcache_core.keys import Namespace
+from lmcache_core.log import get_logger
+from lmcache_core.memory import HostRegion
+from lmcache_core.plugins import PluginRegistry
+
+log = get_logger(__name__)
+
+STORAGE_CALL_SECONDS = 10.0
+"""Deadline of one call of a storage backend, on the tier's own thread."""
+
+
+def start(
+    *,
+    config: EngineConfig,
+    namespace: Namespace,
+    region: HostRegion,
+    block_tokens: int,
+    block_bytes: int,
+    registry: PluginRegistry,
+) -> CacheEngine:
+    """Make an engine with opened tiers and, where one is asked for, a control link.
+
+    Args:
+        config: The instance's configuration.
+        namespace: What its keys are seeded with.
+        region: The shared region, attached in this process; the caller closes
+            it after the engine.
+        block_tokens: Tokens in one of the serving engine's blocks.
+        block_bytes: Bytes of one block over all layers of all ranks.
+        registry: The installed plugins.
+
+    Returns:
+        The engine; the caller closes it.
+
+    Raises:
+        ConfigError: A tier's section or the controller's address is wrong.
+        UnknownNameError: A backend, policy or transport is not installed.
+        PluginError: A plugin that is named is broken.
+        BackendError: A store cannot be used.
+    """
+    lock = threading.RLock()
+    seal = FrameSeal(namespace.digest())
+    policy = registry.eviction_policy(config.cache_policy).load()
+    storage = [
+        _storage_tier(tier, config, registry, seal, lock, policy=policy())
+        for tier in config.storage_tiers
+    ]
+    memory = config.memory_tier
+    tiers = TierStack(
+        namespace=namespace,
+        geometry=Geometry(block_tokens, block_bytes),
+        region=region,
+        memory_name=memory.backend,
+        capacity_bytes=memory.capacity_bytes or 0,
+        staging_bytes=config.staging_bytes,
+        policy=policy(),
+        storage=storage,
+        seal=seal,
+        lock=lock,
+        pin_share=config.pin_share,
+        pin_owner_quota_bytes=config.pin_owner_quota_bytes,
+    )
+    tiers.open()
+    engine = CacheEngine(
+        tiers,
+        job_timeout_seconds=config.job_timeout_seconds,
+        promotion_timeout_seconds=config.promotion_timeout_seconds,
+        stranded_limit_bytes=config.staging_bytes,
+    )
+    if config.enable_controller and config.controller_url:
+        _start_agent(engine, config, config.controller_url, registry)
+    registry.hook.lmcache_engine_started(instance_id=config.instance_id)
+    engine.on_close.append(
+        lambda: registry.hook.lmcache_engine_stopping(instance_id=config.instance_id)
+    )
+    log.info("engine.started", instance_id=config.instance_id, tiers=tiers.locations)
+    return engine
+
+
+def _storage_tier(
+    tier: TierConfig,
+    config: EngineConfig,
+    registry: PluginRegistry,
+    seal: FrameSeal,
+    lock: threading.RLock,
+    *,
+    policy: EvictionPolicy,
+) -> StorageTier:
+    spec = registry.backend(tier.backend)
+    if not isinstance(spec, StorageBackendSpec):
+        message = f"{tier.backend} is a {spec.kind}; below the first tier a storage backend goes"
+        raise ConfigError(message, key="storage")
+    section = plugin_section(spec.config, tier.options, f"storage backend {spec.name}")
+    context = BackendContext(instance_id=config.instance_id, tier=spec.name)
+    return StorageTier(
+        spec.name,
+        spec.load()(section, context),
+        Residents(tier.capacity_bytes or 0, policy),
+        seal=seal,
+        lock=lock,
+        call_seconds=STORAGE_CALL_SECONDS,
+        outlives_process=bool(spec.capabilities & (Capability.DURABLE | Capability.SHARED)),
+    )
+
+
+def _start_agent(
+    engine: CacheEngine, config: EngineConfig, address: str, registry: PluginRegistry
+) -> None:
+    transport = registry.transport(address)
+    link = transport.load()(transport.config()).dial(address)
+    agent = ControlAgent(
+        engine,
+        link,
+        instance_id=config.instance_id,
+        heartbeat_seconds=config.heartbeat_seconds,
+        serving_url=config.serving_url,
+        pin_changed=lambda report: registry.hook.lmcache_pin_changed(
+            instance_id=config.instance_id, report=report
+        ),
+    )
+    agent.start()
+    engine.on_close.append(agent.close)

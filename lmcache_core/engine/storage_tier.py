@@ -1,0 +1,353 @@
+"""A tier below host memory: any storage backend, driven from its own threads.
+
+Frames are written through from host memory and read back into slots. The
+threads here are the only ones that ever call the backend; what they come to
+know is handed to the engine through callbacks, which take the engine's lock.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple, TypeVar
+
+from lmcache_core.api import Deadline, PutStatus, StorageBackend
+from lmcache_core.api.messages import TierStatus
+from lmcache_core.engine.breaker import Breaker
+from lmcache_core.engine.entry import Entry
+from lmcache_core.engine.frame import FrameSeal
+from lmcache_core.engine.piece import Cover, pieces_of
+from lmcache_core.engine.residents import Residents
+from lmcache_core.errors import BackendError, FrameError, LMCacheError
+from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain
+from lmcache_core.log import get_logger
+
+log = get_logger(__name__)
+
+QUEUE_LENGTH = 1024
+"""Calls that may wait for a thread; more are refused and counted."""
+
+CLOSE_SECONDS = 2.0
+"""How long closing waits for a backend call that is under way."""
+
+
+class Read(NamedTuple):
+    """A frame to be read into the slot of an entry.
+
+    Attributes:
+        entry: Names the frame and owns the slot.
+        frame: The slot, header page and payload.
+    """
+
+    entry: Entry
+    frame: memoryview
+
+
+Callback = Callable[[list[bool]], None]
+Answer = TypeVar("Answer")
+
+
+class StorageTier:
+    """One storage backend with its accounting, breaker and threads.
+
+    Args:
+        name: The tier's name.
+        backend: The store, not opened yet.
+        residents: The tier's accounting, read and written under ``lock``.
+        seal: Writes and verifies frame headers.
+        lock: The engine's lock.
+        call_seconds: Deadline of one backend call.
+        outlives_process: Whether another process may find the frames.
+
+    Attributes:
+        name: See above.
+        outlives_process: See above.
+        residents: See above.
+        breaker: Read and written under the engine's lock.
+        counters: Running totals by name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backend: StorageBackend,
+        residents: Residents,
+        *,
+        seal: FrameSeal,
+        lock: AbstractContextManager[object],
+        call_seconds: float,
+        outlives_process: bool,
+    ) -> None:
+        self.name = name
+        self.outlives_process = outlives_process
+        self.residents = residents
+        self.breaker = Breaker()
+        self.counters = {
+            "put_frames": 0,
+            "put_failures": 0,
+            "put_skipped": 0,
+            "read_frames": 0,
+            "read_failures": 0,
+            "damaged_frames": 0,
+            "evictions": 0,
+        }
+        self._backend = backend
+        self._seal = seal
+        self._lock = lock
+        self._call_seconds = call_seconds
+        self._on_admitted: Callable[[Entry], None] = lambda _entry: None
+        self._on_evicted: Callable[[Key, frozenset[str]], None] = lambda _key, _marks: None
+        self._tokens: dict[Key, int] = {}
+        self._writes: queue.Queue[Callable[[], None] | None] = queue.Queue(QUEUE_LENGTH)
+        self._reads: queue.Queue[Callable[[], None] | None] = queue.Queue(QUEUE_LENGTH)
+        self._threads: list[threading.Thread] = []
+
+    def open(
+        self,
+        *,
+        on_admitted: Callable[[Entry], None],
+        on_evicted: Callable[[Key, frozenset[str]], None],
+    ) -> None:
+        """Open the backend and start the tier's threads.
+
+        Args:
+            on_admitted: Called under the lock with each chunk that is stored.
+            on_evicted: Called under the lock with each key that has left and
+                the marks it carried.
+
+        Raises:
+            BackendError: The store cannot be used.
+        """
+        self._on_admitted = on_admitted
+        self._on_evicted = on_evicted
+        self._backend.open()
+        for jobs, what in ((self._writes, "write"), (self._reads, "read")):
+            # Daemons: a backend call that never returns must not keep the
+            # serving process from exiting.
+            thread = threading.Thread(
+                target=_work, args=(jobs,), name=f"lmcache-{self.name}-{what}", daemon=True
+            )
+            thread.start()
+            self._threads.append(thread)
+
+    def covers(self, chain: KeyChain) -> list[Cover]:
+        """The frames that cover a sequence from token 0 on, whole chunks and the exact tail."""
+        covers = []
+        for piece in pieces_of(chain):
+            if piece.key not in self.residents:
+                break
+            covers.append(Cover(piece.key, len(piece.token_bytes) // TOKEN_BYTES))
+        return covers
+
+    def write(self, entry: Entry, frame: memoryview, done: Callable[[], None]) -> bool:
+        """Queue a frame to be written through.
+
+        Args:
+            entry: The chunk; its slot must stay as it is until ``done``.
+            frame: Its slot.
+            done: Called under the lock when the slot is no longer needed.
+
+        Returns:
+            False where nothing was queued and ``done`` is never called.
+        """
+        if entry.key in self.residents or not self.breaker.allows():
+            return False
+        return self._submit(self._writes, lambda: self._write(entry, frame, done))
+
+    def read(self, reads: Sequence[Read], done: Callback) -> bool:
+        """Queue frames to be read and verified; the caller has asked the breaker.
+
+        Args:
+            reads: What to read, into slots that stay reserved until ``done``.
+            done: Called under the lock with what became of each.
+
+        Returns:
+            False where nothing was queued and ``done`` is never called.
+        """
+        return self._submit(self._reads, lambda: self._read(reads, done))
+
+    def drop(self, keys: Iterable[Key]) -> int:
+        """Forget frames and queue them to be removed; return their tokens.
+
+        A frame that the store still has for a while cannot be found any more.
+        """
+        going = [key for key in keys if key in self.residents]
+        tokens = sum(self._tokens[key] for key in going)
+        for key in going:
+            self._forget(key)
+        if going and not self._submit(self._writes, lambda: self._remove(going)):
+            log.warning("tier.removal_lost", tier=self.name, frames=len(going))
+        return tokens
+
+    def status(self) -> TierStatus:
+        """The tier as the controller is told of it."""
+        residents = self.residents
+        return TierStatus(
+            location=self.name,
+            kind="storage",
+            capacity_bytes=residents.capacity_bytes,
+            used_bytes=residents.used_bytes,
+            pinned_bytes=residents.pinned_bytes + residents.reserved_bytes,
+            entries=len(residents),
+            healthy=self.breaker.healthy,
+        )
+
+    def close(self) -> None:
+        """Finish what is queued, within a bound, and close the backend."""
+        for jobs in (self._writes, self._reads):
+            try:
+                jobs.put(None, timeout=CLOSE_SECONDS)
+            except queue.Full:
+                log.warning("tier.close_queue_full", tier=self.name)
+        for thread in self._threads:
+            thread.join(CLOSE_SECONDS)
+        if any(thread.is_alive() for thread in self._threads):
+            log.warning("tier.close_abandoned_call", tier=self.name, seconds=CLOSE_SECONDS)
+            return
+        if self._threads:
+            self._threads.clear()
+            self._backend.close()
+
+    def _submit(
+        self, jobs: queue.Queue[Callable[[], None] | None], job: Callable[[], None]
+    ) -> bool:
+        try:
+            jobs.put_nowait(job)
+        except queue.Full:
+            return False
+        return True
+
+    def _write(self, entry: Entry, frame: memoryview, done: Callable[[], None]) -> None:
+        stored = False
+        try:
+            if self._make_room(len(frame)):
+                self._seal.ensure(entry, frame)
+                stored = self._put(entry.key, frame)
+        except LMCacheError as error:
+            log.warning("tier.put_failed", tier=self.name, error=str(error))
+            with self._lock:
+                self.breaker.failed()
+        with self._lock:
+            self.counters["put_frames" if stored else "put_failures"] += 1
+            if stored and entry.key not in self.residents:
+                self.breaker.succeeded()
+                self.residents.add(entry.key, len(frame))
+                self._tokens[entry.key] = entry.tokens
+                self._on_admitted(entry)
+            done()
+
+    def _put(self, key: Key, frame: memoryview) -> bool:
+        for _ in range(2):
+            (status,) = self._ask(
+                "put", lambda within: self._backend.put([key], [frame], within), 1
+            )
+            if status is PutStatus.FULL and self._evict_one():
+                continue
+            return status in (PutStatus.STORED, PutStatus.PRESENT)
+        return False
+
+    def _make_room(self, nbytes: int) -> bool:
+        residents = self.residents
+        if not residents.capacity_bytes:
+            return True
+        while True:
+            with self._lock:
+                if residents.used_bytes + nbytes <= residents.capacity_bytes:
+                    return True
+            if not self._evict_one():
+                return False
+
+    def _evict_one(self) -> bool:
+        with self._lock:
+            key = self.residents.victim()
+            if key is None:
+                return False
+            self._forget(key)
+            self.counters["evictions"] += 1
+        self._ask("remove", lambda within: self._backend.remove([key], within), 1)
+        return True
+
+    def _forget(self, key: Key) -> None:
+        if key in self.residents:
+            del self._tokens[key]
+            self._on_evicted(key, self.residents.discard(key))
+
+    def _remove(self, keys: Sequence[Key]) -> None:
+        try:
+            self._ask("remove", lambda within: self._backend.remove(keys, within), len(keys))
+        except LMCacheError as error:
+            log.warning("tier.remove_failed", tier=self.name, error=str(error))
+            with self._lock:
+                self.breaker.failed()
+
+    def _read(self, reads: Sequence[Read], done: Callback) -> None:
+        whole = [False] * len(reads)
+        try:
+            keys = [read.entry.key for read in reads]
+            frames = [read.frame for read in reads]
+            lengths = self._ask(
+                "get", lambda within: self._backend.get(keys, frames, within), len(reads)
+            )
+        except LMCacheError as error:
+            log.warning("tier.read_failed", tier=self.name, error=str(error))
+            with self._lock:
+                self.breaker.failed()
+                self.counters["read_failures"] += len(reads)
+                done(whole)
+            return
+        damaged = []
+        for place, (read, length) in enumerate(zip(reads, lengths, strict=True)):
+            if length is None:
+                continue
+            try:
+                self._verify(read, length)
+                whole[place] = True
+            except FrameError as error:
+                damaged.append(read.entry.key)
+                log.warning(
+                    "tier.frame_damaged",
+                    tier=self.name,
+                    key=read.entry.key.hex(),
+                    reason=str(error),
+                )
+        with self._lock:
+            self.breaker.succeeded()
+            self.counters["read_frames"] += sum(whole)
+            self.counters["damaged_frames"] += len(damaged)
+            for read, ok in zip(reads, whole, strict=True):
+                if ok:
+                    self.residents.touch(read.entry.key)
+                else:
+                    self._forget(read.entry.key)
+            done(whole)
+        if damaged:
+            self._remove(damaged)
+
+    def _verify(self, read: Read, length: int) -> None:
+        if length != len(read.frame):
+            message = f"frame of {length} bytes, expected {len(read.frame)}"
+            raise FrameError(message)
+        self._seal.verify(read.entry, read.frame)
+
+    def _ask(
+        self, what: str, call: Callable[[Deadline], list[Answer]], expected: int
+    ) -> list[Answer]:
+        """Call the backend; whatever a stranger's code does wrong is a BackendError."""
+        try:
+            answers = call(Deadline(self._call_seconds))
+        except LMCacheError:
+            raise
+        except Exception as error:
+            message = f"{self.name}.{what} raised {type(error).__name__}: {error}"
+            raise BackendError(message) from error
+        if len(answers) != expected:
+            message = f"{self.name}.{what} answered for {len(answers)} of {expected} keys"
+            raise BackendError(message)
+        return answers
+
+
+def _work(jobs: queue.Queue[Callable[[], None] | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job()

@@ -1,0 +1,139 @@
+"""Planning stores, taking them in when they are done, writing them through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lmcache_core.api.connector import CopyJob, SlotCopy
+from lmcache_core.engine.entry import Entry
+from lmcache_core.engine.frame import HEADER_BYTES
+from lmcache_core.engine.jobs import Job, JobBook
+from lmcache_core.engine.piece import piece_at
+from lmcache_core.engine.request import Request
+from lmcache_core.engine.storage_tier import StorageTier
+from lmcache_core.engine.tier_stack import TierStack
+
+
+class Storer:
+    """Brings computed pages into host memory and from there downwards.
+
+    Not thread-safe but for what storage tiers call: the engine's lock is held
+    around every call.
+
+    Args:
+        tiers: The instance's tiers.
+        jobs: Copies under way.
+        counters: Running totals to add to.
+        stranded_limit_bytes: Bytes of overdue jobs above which none is planned.
+    """
+
+    def __init__(
+        self,
+        tiers: TierStack,
+        jobs: JobBook,
+        counters: dict[str, int],
+        *,
+        stranded_limit_bytes: int,
+    ) -> None:
+        self._tiers = tiers
+        self._jobs = jobs
+        self._counters = counters
+        self._stranded_limit_bytes = stranded_limit_bytes
+        self._write_through_bytes = 0
+        # Frames that wait for a slow store keep their slots; they may not
+        # come to take the cache.
+        self._write_through_limit = tiers.memory.residents.capacity_bytes // 4
+        self._first_epoch = tiers.namespace.weights_epoch
+
+    def plan(
+        self, request: Request, stop: int, block_ids: Sequence[int], *, final: bool
+    ) -> CopyJob | None:
+        """Plan to store what is computed up to token ``stop`` and not cached."""
+        if not request.storable or self._jobs.stranded_bytes() > self._stranded_limit_bytes:
+            return None
+        size = request.chain.chunk_size
+        stop = min(stop, len(request.chain))
+        last = stop // size
+        planned: list[tuple[int, Entry]] = []
+        while request.stored_chunks < last:
+            if not self._plan_chunk(request, request.stored_chunks, size, planned):
+                break
+            request.stored_chunks += 1
+        if final and stop % size and request.stored_chunks == last:
+            self._plan_chunk(request, last, stop % size, planned)
+        if not planned:
+            return None
+        per_chunk = size // self._tiers.geometry.block_tokens
+        job = self._jobs.open([entry for _, entry in planned], store=True)
+        return CopyJob(
+            job.job_id,
+            tuple(
+                SlotCopy(
+                    entry.slot.offset + HEADER_BYTES,
+                    entry.blocks,
+                    0,
+                    tuple(block_ids[index * per_chunk : index * per_chunk + entry.blocks]),
+                )
+                for index, entry in planned
+            ),
+        )
+
+    def done(self, job: Job, *, ok: bool) -> None:
+        """Take in the chunks of a store that every worker has finished."""
+        # The last chunk first, so that the first is the most recently used
+        # and a chain is evicted from its end.
+        for entry in reversed(job.entries):
+            if not ok:
+                self._tiers.memory.abandon(entry)
+                continue
+            self._tiers.admit(entry)
+            if not entry.dropped:
+                self._counters["stored_chunks"] += 1
+                self._counters["stored_tokens"] += entry.tokens
+                self._write_through(entry)
+
+    def _plan_chunk(
+        self, request: Request, index: int, tokens: int, planned: list[tuple[int, Entry]]
+    ) -> bool:
+        """Plan one chunk; False where there is no room for it."""
+        memory = self._tiers.memory
+        piece = piece_at(request.chain, index, tokens)
+        if self._jobs.writing(piece.key):
+            return True
+        child, agreed = memory.index.best_child(piece.parent, piece.token_bytes)
+        if child is not None and agreed == tokens and not child.staged:
+            memory.residents.touch(child.key)
+            return True
+        slot = memory.allocate(tokens)
+        if slot is None:
+            self._counters["no_room"] += 1
+            return False
+        blocks = self._tiers.geometry.blocks(tokens)
+        planned.append((index, Entry(piece, slot, blocks, memory.name)))
+        return True
+
+    def _write_through(self, entry: Entry) -> None:
+        if not self._tiers.storage or not self._tiers.geometry.whole(entry.tokens):
+            return
+        raised = self._tiers.namespace.weights_epoch > self._first_epoch
+        for tier in self._tiers.storage:
+            # Under a raised epoch the weights are no longer named by content;
+            # what outlives this process must not be found by another.
+            if not (raised and tier.outlives_process):
+                self._write(entry, tier)
+
+    def _write(self, entry: Entry, tier: StorageTier) -> None:
+        nbytes = entry.slot.nbytes
+        if self._write_through_bytes + nbytes > self._write_through_limit:
+            tier.counters["put_skipped"] += 1
+            return
+        owner = f"put:{tier.name}"
+
+        def done() -> None:
+            self._write_through_bytes -= nbytes
+            self._tiers.memory.release((entry,), owner)
+
+        self._tiers.memory.lease(entry, owner)
+        self._write_through_bytes += nbytes
+        if not tier.write(entry, self._tiers.frame(entry), done):
+            done()

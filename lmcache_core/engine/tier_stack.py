@@ -1,0 +1,232 @@
+"""The tiers of an instance, their pins and their events, kept in step."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from lmcache_core.api import EvictionPolicy
+from lmcache_core.api.messages import TierStatus
+from lmcache_core.engine.entry import Entry
+from lmcache_core.engine.events import EventLog
+from lmcache_core.engine.frame import HEADER_BYTES, FrameSeal
+from lmcache_core.engine.geometry import Geometry
+from lmcache_core.engine.memory_tier import MemoryTier
+from lmcache_core.engine.piece import Piece
+from lmcache_core.engine.pin_table import PinnableTier, PinTable
+from lmcache_core.engine.residents import Residents
+from lmcache_core.engine.storage_tier import StorageTier
+from lmcache_core.errors import UnknownNameError
+from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, Namespace, Scope
+from lmcache_core.memory import HostPool, HostRegion
+
+
+class TierStack:
+    """Host memory and the tiers below it, under the engine's lock.
+
+    Every way in and out of a tier passes here, so that the pins and the
+    controller learn of each.
+
+    Args:
+        namespace: What keys are seeded with.
+        geometry: The serving engine's block.
+        region: The shared region, attached in this process.
+        memory_name: Name of the memory tier.
+        capacity_bytes: What the memory tier may take.
+        staging_bytes: What promotions may take beside it.
+        policy: Eviction order of the memory tier.
+        storage: The tiers below, from the top, not opened yet.
+        seal: What the storage tiers verify frames with.
+        lock: The engine's lock.
+        pin_share: The part of each tier that pins may take.
+        pin_owner_quota_bytes: Bound on the pins of one owner, or None.
+        clock: Monotonic seconds.
+
+    Attributes:
+        namespace: See above, with the present epoch.
+        geometry: See above.
+        memory: The memory tier.
+        storage: See above.
+        pins: The instance's pins.
+        events: What the controller has not been told yet.
+        lock: See above.
+    """
+
+    def __init__(
+        self,
+        *,
+        namespace: Namespace,
+        geometry: Geometry,
+        region: HostRegion,
+        memory_name: str,
+        capacity_bytes: int,
+        staging_bytes: int,
+        policy: EvictionPolicy,
+        storage: Sequence[StorageTier],
+        seal: FrameSeal,
+        lock: threading.RLock,
+        pin_share: float,
+        pin_owner_quota_bytes: int | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.namespace = namespace
+        self.geometry = geometry
+        self.lock = lock
+        self.events = EventLog()
+        self.storage = tuple(storage)
+        self.memory = MemoryTier(
+            memory_name,
+            HostPool(region.nbytes),
+            Residents(capacity_bytes, policy),
+            geometry=geometry,
+            staging_bytes=staging_bytes,
+            on_admitted=self._note_admitted,
+            on_evicted=lambda key, marks: self._note_evicted(memory_name, key, marks),
+        )
+        self._region = region
+        self._seal = seal
+        self._digest = namespace.digest()
+        self._tiers: dict[str, PinnableTier] = {memory_name: self.memory}
+        self._tiers.update({tier.name: tier for tier in self.storage})
+        self.pins = PinTable(
+            self._tiers,
+            chain_of=self.chain_of,
+            piece_bytes=self._piece_bytes,
+            share=pin_share,
+            owner_quota_bytes=pin_owner_quota_bytes,
+            clock=clock,
+        )
+
+    @property
+    def locations(self) -> tuple[str, ...]:
+        """Names of the tiers, from the top."""
+        return tuple(self._tiers)
+
+    def open(self) -> None:
+        """Open the storage tiers.
+
+        Raises:
+            BackendError: A store cannot be used.
+        """
+        for tier in self.storage:
+            name = tier.name
+
+            def admitted(entry: Entry, name: str = name) -> None:
+                self.events.note(name, entry.key, admitted=True)
+                self.pins.note_admitted(name, entry.key, entry.parent, entry.token_bytes)
+
+            def evicted(key: Key, marks: frozenset[str], name: str = name) -> None:
+                self._note_evicted(name, key, marks)
+
+            tier.open(on_admitted=admitted, on_evicted=evicted)
+
+    def close(self) -> None:
+        """Close the storage tiers within their deadlines."""
+        for tier in self.storage:
+            tier.close()
+
+    def tier(self, location: str) -> PinnableTier:
+        """The tier of a name.
+
+        Raises:
+            UnknownNameError: There is none.
+        """
+        tier = self._tiers.get(location)
+        if tier is None:
+            raise UnknownNameError("location", location, self._tiers)
+        return tier
+
+    def chain_of(self, token_bytes: bytes, scope: Scope) -> KeyChain:
+        """The key chain of packed tokens in a scope, under the present epoch."""
+        root = KeyChain.seed(self._digest, scope.digest())
+        chain = KeyChain(root, self.namespace.chunk_size)
+        chain.extend_bytes(token_bytes)
+        return chain
+
+    def frame(self, entry: Entry) -> memoryview:
+        """A chunk's frame where it lies: header page and payload, no padding."""
+        payload = entry.blocks * self.geometry.block_bytes
+        return self._region.view(entry.slot.offset, HEADER_BYTES + payload)
+
+    def admit(self, entry: Entry) -> None:
+        """Let a chunk whose bytes are in place be found in host memory.
+
+        Where it is there already its slot is given back; ``entry.dropped``
+        tells.
+        """
+        superseded = self.memory.admit(entry)
+        if superseded is not None:
+            name = self.memory.name
+            self.events.note(name, superseded.tail, admitted=False)
+            self.pins.note_moved(name, superseded.tail, entry.key, superseded.marks)
+
+    def covered(self, token_bytes: bytes, scope: Scope) -> dict[str, int]:
+        """Tokens cached from token 0 on, by location, without any side effect."""
+        with self.lock:
+            chain = self.chain_of(token_bytes, scope)
+            return {
+                name: sum(cover.tokens for cover in tier.covers(chain))
+                for name, tier in self._tiers.items()
+            }
+
+    def keys(self, location: str) -> list[Key]:
+        """All keys of a tier.
+
+        Raises:
+            UnknownNameError: There is no such tier.
+        """
+        with self.lock:
+            return list(self.tier(location).residents)
+
+    def drop(self, location: str, keys: Sequence[Key], *, force: bool) -> int:
+        """Drop chunks of a tier; return the tokens that went.
+
+        Args:
+            location: The tier.
+            keys: Which chunks; those that are gone are passed over.
+            force: Whether chunks that a pin marks go too.
+
+        Raises:
+            UnknownNameError: There is no such tier.
+        """
+        with self.lock:
+            tier = self.tier(location)
+            going = [key for key in keys if force or not tier.residents.marked(key)]
+            return tier.drop(going)
+
+    def raise_epoch(self) -> int:
+        """Seed keys anew, so that nothing older is read again; return the epoch."""
+        epoch = self.namespace.weights_epoch + 1
+        self.namespace = msgspec.structs.replace(self.namespace, weights_epoch=epoch)
+        self._digest = self.namespace.digest()
+        self._seal.rebind(self._digest)
+        self.pins.rebase()
+        return epoch
+
+    def status(self) -> tuple[TierStatus, ...]:
+        """All tiers, from the top."""
+        with self.lock:
+            return (self.memory.status(), *(tier.status() for tier in self.storage))
+
+    def counters(self) -> Mapping[str, int]:
+        """Running totals of the tiers, by name."""
+        totals = {f"{self.memory.name}.evictions": self.memory.evictions}
+        for tier in self.storage:
+            totals.update({f"{tier.name}.{name}": n for name, n in tier.counters.items()})
+        return totals
+
+    def _note_admitted(self, entry: Entry) -> None:
+        name = self.memory.name
+        self.events.note(name, entry.key, admitted=True)
+        self.pins.note_admitted(name, entry.key, entry.parent, entry.token_bytes)
+
+    def _note_evicted(self, location: str, key: Key, marks: frozenset[str]) -> None:
+        self.events.note(location, key, admitted=False)
+        if marks:
+            self.pins.note_lost(location, key, marks)
+
+    def _piece_bytes(self, piece: Piece) -> int:
+        return self.geometry.slot_bytes(len(piece.token_bytes) // TOKEN_BYTES)
