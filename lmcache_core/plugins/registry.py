@@ -110,6 +110,16 @@ class PluginRegistry:
             strict=env.get("LMCACHE_PLUGINS_STRICT") == "1",
         )
 
+    def offer(self, spec: PluginSpec[Any]) -> None:
+        """Take in a spec that the host program brings itself, without a distribution.
+
+        Raises:
+            PluginError: An installed plugin offers one of that kind and name.
+        """
+        if (spec.kind, spec.name) in self._specs:
+            raise PluginError(spec.name, f"another plugin offers a {spec.kind} of this name")
+        self._specs[spec.kind, spec.name] = spec
+
     @property
     def records(self) -> tuple[PluginRecord, ...]:
         """What became of each plugin, in the order of loading."""

@@ -1,0 +1,199 @@
+"""A serving engine reduced to what the cache sees of one: blocks, jobs, steps.
+
+Every token of every sequence has four bytes of "KV" that depend on all
+tokens up to it, so that a block loaded for the wrong prefix, shifted, or cut
+in the wrong place cannot compare equal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from lmcache_core.api import BackendContext, Capability, StorageBackendSpec
+from lmcache_core.api.connector import CopyJob
+from lmcache_core.config import EngineConfig, TierConfig
+from lmcache_core.engine import CacheEngine, start
+from lmcache_core.keys import EMPTY_SCOPE, Namespace, Scope
+from lmcache_core.memory import HostRegion
+from lmcache_core.plugins import PluginRegistry
+
+BLOCK_TOKENS = 4
+TOKEN_BYTES = 4
+BLOCK_BYTES = BLOCK_TOKENS * TOKEN_BYTES
+CHUNK_TOKENS = 16
+FRAME_BYTES = 4096 + CHUNK_TOKENS // BLOCK_TOKENS * BLOCK_BYTES
+SLOT_BYTES = 8192
+"""Header page and one page of payload: every chunk of the rig takes this."""
+
+GARBAGE = b"\xee" * BLOCK_BYTES
+
+
+def kv(tokens: Sequence[int], scope: Scope = EMPTY_SCOPE) -> bytes:
+    """The KV bytes of a whole sequence."""
+    state = hashlib.sha256(scope.digest())
+    parts = []
+    for token in tokens:
+        state.update(token.to_bytes(4, "little"))
+        parts.append(state.digest()[:TOKEN_BYTES])
+    return b"".join(parts)
+
+
+@dataclass
+class Rig:
+    """One engine over real shared memory, and a page table beside it."""
+
+    chunks: int = 8
+    staging_chunks: int = 2
+    storage: Sequence[StorageBackendSpec] = ()
+    storage_chunks: int = 0
+    overrides: dict[str, object] = field(default_factory=dict)
+    num_blocks: int = 4096
+
+    def __post_init__(self) -> None:
+        self.registry = PluginRegistry.discover()
+        for spec in self.storage:
+            self.registry.offer(spec)
+        memory = TierConfig("LocalCPUBackend", self.chunks * SLOT_BYTES)
+        below = [
+            TierConfig(spec.name, self.storage_chunks * FRAME_BYTES or None)
+            for spec in self.storage
+        ]
+        settings: dict[str, object] = {
+            "chunk_size": CHUNK_TOKENS,
+            "tiers": (memory, *below),
+            "staging_bytes": self.staging_chunks * SLOT_BYTES,
+            **self.overrides,
+        }
+        self.config = EngineConfig(**settings)  # type: ignore[arg-type]
+        self._stack = ExitStack()
+        self.region = self._stack.enter_context(
+            HostRegion.create(
+                self.registry.backend("LocalCPUBackend"),  # type: ignore[arg-type]
+                {},
+                BackendContext(instance_id="rig", tier="LocalCPUBackend"),
+                self.chunks * SLOT_BYTES + self.config.staging_bytes,
+            )
+        )
+        self.engine: CacheEngine = start(
+            config=self.config,
+            namespace=Namespace(model="rig", weights="00", chunk_size=CHUNK_TOKENS),
+            region=self.region,
+            block_tokens=BLOCK_TOKENS,
+            block_bytes=BLOCK_BYTES,
+            registry=self.registry,
+        )
+        self._stack.callback(self.engine.close)
+        self.pages: dict[int, bytes] = {}
+        self._next_block = 1
+        self._next_request = 0
+
+    def __enter__(self) -> Rig:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    # -- what a worker does ----------------------------------------------
+
+    def store(self, job: CopyJob) -> None:
+        """Gather a job's pages into their slots."""
+        for copy in job.copies:
+            for place, block in enumerate(copy.block_ids):
+                at = copy.offset + (copy.first_block + place) * BLOCK_BYTES
+                self.region.view(at, BLOCK_BYTES)[:] = self.pages[block]
+
+    def load(self, job: CopyJob) -> None:
+        """Scatter a job's slots into their pages."""
+        for copy in job.copies:
+            for place, block in enumerate(copy.block_ids):
+                at = copy.offset + (copy.first_block + place) * BLOCK_BYTES
+                self.pages[block] = bytes(self.region.view(at, BLOCK_BYTES))
+
+    # -- what a server does ----------------------------------------------
+
+    def blocks_for(self, tokens: int) -> list[int]:
+        """Fresh blocks full of another tenant's bytes, in no order."""
+        count = -(-tokens // BLOCK_TOKENS)
+        ids = list(range(self._next_block, self._next_block + count))
+        self._next_block += count
+        ids.reverse()
+        for block in ids:
+            self.pages[block] = GARBAGE
+        return ids
+
+    def begin(self, tokens: Sequence[int], scope: Scope = EMPTY_SCOPE) -> str:
+        """Let a request arrive; return its id."""
+        self._next_request += 1
+        name = f"r{self._next_request}"
+        self.engine.begin(name, tokens, scope)
+        return name
+
+    def wait_match(self, name: str, limit: int) -> int:
+        """Ask until promotions are done; return the tokens of the hit."""
+        while True:
+            match = self.engine.match(name, limit)
+            if match.ready:
+                assert sum(match.by_location.values()) == match.tokens
+                return match.tokens
+
+    def serve(
+        self,
+        tokens: Sequence[int],
+        scope: Scope = EMPTY_SCOPE,
+        *,
+        steps: int = 10**9,
+        acknowledge: bool = True,
+    ) -> int:
+        """Serve one prompt: hit, load, compute in steps, store; return the hit.
+
+        The loaded bytes are compared, token by token, with what computing
+        them would have given.
+        """
+        name = self.begin(tokens, scope)
+        hit = self.wait_match(name, len(tokens) - 1)
+        blocks = self.blocks_for(len(tokens))
+        expected = kv(tokens, scope)
+        if hit:
+            job = self.engine.plan_load(name, 0, hit, blocks)
+            assert job is not None
+            self.load(job)
+            self.engine.acknowledge([job.job_id])
+            got = b"".join(self.pages[block] for block in blocks)
+            assert got[: hit * TOKEN_BYTES] == expected[: hit * TOKEN_BYTES]
+        position = hit
+        jobs = []
+        while position < len(tokens):
+            stop = min(len(tokens), position + steps)
+            self._compute(blocks, expected, stop)
+            job = self.engine.plan_store(name, stop, blocks, final=stop == len(tokens))
+            if job is not None:
+                self.store(job)
+                jobs.append(job.job_id)
+            position = stop
+        if acknowledge:
+            self.engine.acknowledge(jobs)
+        self.engine.finish(name)
+        return hit
+
+    def hit(self, tokens: Sequence[int], scope: Scope = EMPTY_SCOPE) -> int:
+        """How many tokens a request would find, without storing any."""
+        name = self.begin(tokens, scope)
+        tokens_found = self.wait_match(name, len(tokens))
+        self.engine.finish(name)
+        return tokens_found
+
+    def _compute(self, blocks: Sequence[int], expected: bytes, stop: int) -> None:
+        computed = expected[: stop * TOKEN_BYTES]
+        for place in range(-(-stop // BLOCK_TOKENS)):
+            page = computed[place * BLOCK_BYTES : (place + 1) * BLOCK_BYTES]
+            self.pages[blocks[place]] = page + GARBAGE[len(page) :]
+
+
+def storage_spec(name: str, make: object, capabilities: Capability) -> StorageBackendSpec:
+    """A spec for a backend that a test made."""
+    return StorageBackendSpec(
+        name=name, summary="of a test", load=lambda: make, capabilities=capabilities  # type: ignore[arg-type,return-value]
+    )
