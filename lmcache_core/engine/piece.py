@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from lmcache_core.keys import Key, KeyChain
+from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain
 
 
 class Piece(NamedTuple):
@@ -27,10 +28,39 @@ def piece_at(chain: KeyChain, index: int, tokens: int) -> Piece:
     return Piece(chain.key(index, tokens), chain.parent(index), chain.token_bytes(index, tokens))
 
 
-def pieces_of(chain: KeyChain) -> tuple[Piece, ...]:
-    """Cut a whole sequence into pieces."""
-    size = chain.chunk_size
-    return tuple(
-        piece_at(chain, index, min(size, len(chain) - index * size))
-        for index in range(-(-len(chain) // size))
-    )
+class Pieces:
+    """A whole sequence cut at chunks; pieces are made when they are looked at.
+
+    A pin lives long, and only keys and one copy of its tokens are kept for it.
+
+    Args:
+        chain: The sequence.
+    """
+
+    __slots__ = ("_keys", "_root", "_size", "_token_bytes")
+
+    def __init__(self, chain: KeyChain) -> None:
+        self._root = chain.root
+        self._size = chain.chunk_size * TOKEN_BYTES
+        self._token_bytes = chain.all_bytes()
+        tail = len(chain) % chain.chunk_size
+        whole = tuple(chain.keys)
+        self._keys = (*whole, chain.key(len(whole), tail)) if tail else whole
+
+    def __len__(self) -> int:
+        """Number of pieces."""
+        return len(self._keys)
+
+    def __getitem__(self, number: int) -> Piece:
+        """The piece of a number."""
+        start = number * self._size
+        parent = self._keys[number - 1] if number else self._root
+        return Piece(self._keys[number], parent, self._token_bytes[start : start + self._size])
+
+    def __iter__(self) -> Iterator[Piece]:
+        """The pieces in order."""
+        return (self[number] for number in range(len(self._keys)))
+
+    def number_of(self, key: Key) -> int:
+        """The number of the piece of a key that is one of them."""
+        return self._keys.index(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lmcache_core.api.pins import OnMissing, PinReport, PinRequest, PinState
-from lmcache_core.engine.piece import Cover, Piece
+from lmcache_core.engine.piece import Cover, Piece, Pieces
 from lmcache_core.keys import TOKEN_BYTES
 
 
@@ -21,7 +21,7 @@ class Pin:
 
     __slots__ = ("awaits", "covers", "due", "lost", "pieces", "request")
 
-    def __init__(self, request: PinRequest, pieces: tuple[Piece, ...], due: float | None) -> None:
+    def __init__(self, request: PinRequest, pieces: Pieces, due: float | None) -> None:
         self.request = request
         self.pieces = pieces
         self.covers: dict[int, Cover] = {}

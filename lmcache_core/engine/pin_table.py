@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from lmcache_core.api.pins import OnMissing, PinReport, PinRequest, Renew
-from lmcache_core.engine.piece import Cover, Piece, pieces_of
+from lmcache_core.engine.piece import Cover, Piece, Pieces
 from lmcache_core.engine.pin import Pin
 from lmcache_core.engine.reservations import Reservations
 from lmcache_core.engine.residents import Residents
@@ -102,7 +102,7 @@ class PinTable:
         self._check_version(request, old)
         chain = self._chain_of(request.tokens, request.scope)
         due = None if request.ttl_seconds is None else self._clock() + request.ttl_seconds
-        new = Pin(request, pieces_of(chain), due)
+        new = Pin(request, Pieces(chain), due)
         new.covers = dict(enumerate(tier.covers(chain)))
         if request.on_missing is OnMissing.FAIL and new.tokens_pinned < new.tokens_asked:
             raise NotCachedError(request.location, asked=new.tokens_asked, cached=new.tokens_pinned)
@@ -155,7 +155,7 @@ class PinTable:
             tokens = pin.tokens_asked if pin.awaits else pin.tokens_pinned
             self._unmark(pin, keep=None)
             chain = self._chain_of(pin.request.tokens[: tokens * TOKEN_BYTES], pin.request.scope)
-            pin.pieces = pieces_of(chain)
+            pin.pieces = Pieces(chain)
             pin.covers = {}
             pin.awaits = True
             pin.lost = False
@@ -167,7 +167,7 @@ class PinTable:
         for piece, pin_ids in self._reservations[location].met_by(parent, token_bytes):
             for pin_id in pin_ids:
                 pin = self._pins[pin_id]
-                number = pin.pieces.index(piece)
+                number = pin.pieces.number_of(piece.key)
                 self._reservations[location].drop(piece, pin_id)
                 before = pin.covers.get(number)
                 pin.covers[number] = Cover(key, len(piece.token_bytes) // TOKEN_BYTES)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from lmcache_core.engine.entry import Entry
-from lmcache_core.engine.piece import Piece, pieces_of
+from lmcache_core.engine.piece import Piece, Pieces
 from lmcache_core.engine.request import Request
 from lmcache_core.engine.storage_tier import Read, StorageTier
 from lmcache_core.engine.tier_stack import TierStack
@@ -50,7 +50,7 @@ class Promoter:
         usable = [tier for tier in self._tiers.storage if tier.breaker.allows()]
         reads: dict[str, list[Read]] = {}
         memory = self._tiers.memory
-        for piece in pieces_of(request.chain) if usable else ():
+        for piece in Pieces(request.chain) if usable else ():
             present = memory.index.get(piece.key)
             if present is not None:
                 # What is there must not be evicted for what is to continue it.

@@ -18,7 +18,7 @@ from lmcache_core.api.messages import TierStatus
 from lmcache_core.engine.breaker import Breaker
 from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.frame import FrameSeal
-from lmcache_core.engine.piece import Cover, pieces_of
+from lmcache_core.engine.piece import Cover, Pieces
 from lmcache_core.engine.residents import Residents
 from lmcache_core.errors import BackendError, FrameError, LMCacheError
 from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain
@@ -135,7 +135,7 @@ class StorageTier:
     def covers(self, chain: KeyChain) -> list[Cover]:
         """The frames that cover a sequence from token 0 on, whole chunks and the exact tail."""
         covers = []
-        for piece in pieces_of(chain):
+        for piece in Pieces(chain):
             if piece.key not in self.residents:
                 break
             covers.append(Cover(piece.key, len(piece.token_bytes) // TOKEN_BYTES))

@@ -42,7 +42,7 @@ class Storer:
         self._write_through_bytes = 0
         # Frames that wait for a slow store keep their slots; they may not
         # come to take the cache.
-        self._write_through_limit = tiers.memory.residents.capacity_bytes // 4
+        self._write_through_limit = tiers.memory.residents.capacity_bytes // 2
         self._first_epoch = tiers.namespace.weights_epoch
 
     def plan(

@@ -195,5 +195,8 @@ class Rig:
 def storage_spec(name: str, make: object, capabilities: Capability) -> StorageBackendSpec:
     """A spec for a backend that a test made."""
     return StorageBackendSpec(
-        name=name, summary="of a test", load=lambda: make, capabilities=capabilities  # type: ignore[arg-type,return-value]
+        name=name,
+        summary="of a test",
+        load=lambda: make,
+        capabilities=capabilities,  # type: ignore[arg-type,return-value]
     )

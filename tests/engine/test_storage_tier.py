@@ -207,7 +207,9 @@ def test_an_aborted_request_leaves_no_lease_behind_its_promotion(rig, backend):
     flood(rig)
     settle(rig)
     memory = rig.engine.tiers.memory
-    assert memory.residents.used_bytes == rig.engine.tiers._tiers["LocalCPUBackend"]._pool.used_bytes
+    assert (
+        memory.residents.used_bytes == rig.engine.tiers._tiers["LocalCPUBackend"]._pool.used_bytes
+    )
     assert all(memory.index.get(key).leases is None for key in memory.residents)
 
 
