@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from lmcache_core.config.engine import EngineConfig, TierConfig
+from lmcache_core.config.plugin import plugin_section
 
-__all__ = ["EngineConfig", "TierConfig"]
+__all__ = ["EngineConfig", "TierConfig", "plugin_section"]

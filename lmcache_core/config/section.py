@@ -1,0 +1,150 @@
+"""The configuration as it is written: keys, units and defaults in one Struct.
+
+The reader, the JSON schema and the reference documentation are all made from
+the types and descriptions here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from lmcache_core.config.engine import DEFAULT_INSTANCE_ID
+
+Size = Annotated[float, Meta(gt=0)]
+"""A size in GiB."""
+
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class StorageEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One tier of ``storage``; every other key is the plugin's own.
+
+    Attributes:
+        backend: The backend's name.
+        max_size: Its bound in GiB.
+    """
+
+    backend: Annotated[
+        str, Meta(description="Name of the backend, which is also the tier's location.")
+    ]
+    max_size: Annotated[Size | None, Meta(description="Bound of the tier in GiB.")] = None
+
+
+class EngineSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every key of an engine's configuration."""
+
+    chunk_size: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Tokens in a whole chunk. The default is rounded up to a multiple of "
+            "the engine's block size; a size given here has to be one.",
+        ),
+    ] = 256
+    storage: Annotated[
+        tuple[StorageEntry, ...] | None,
+        Meta(
+            description="The tiers from the top, the memory tier first: each entry is a map of "
+            "`backend`, `max_size` (GiB) and the plugin's own keys. Instead of `local_cpu`, "
+            "`max_local_cpu_size`, `local_disk`, `max_local_disk_size` and `remote_url`.",
+        ),
+    ] = None
+    local_cpu: Annotated[
+        bool,
+        Meta(
+            description="Host memory is always the first tier; `false` is taken with a notice.",
+        ),
+    ] = True
+    max_local_cpu_size: Annotated[
+        Size, Meta(description="Size of the memory tier in GiB, for the whole instance.")
+    ] = 5.0
+    local_disk: Annotated[
+        str | None,
+        Meta(
+            description="Folder of a `LocalDiskBackend` below the memory tier; `file://` is taken."
+        ),
+    ] = None
+    max_local_disk_size: Annotated[
+        float, Meta(ge=0, description="Bound of that tier in GiB, for the whole instance.")
+    ] = 0.0
+    remote_url: Annotated[
+        str | None,
+        Meta(
+            description="Address of a shared store below the others: `redis://`, `rediss://`, "
+            "`valkey://`, `s3://`, `gs://`, `az://`."
+        ),
+    ] = None
+    staging_size: Annotated[
+        Size | None,
+        Meta(
+            description="Memory in GiB beside the memory tier, which no entry and no pin may "
+            "take, so that a full cache can still promote. By default a sixteenth of the memory "
+            "tier, at least 64 MiB.",
+        ),
+    ] = None
+    lmcache_instance_id: Annotated[
+        str, Meta(min_length=1, description="The engine's id on every route of the controller.")
+    ] = DEFAULT_INSTANCE_ID
+    enable_controller: Annotated[bool, Meta(description="Whether to dial a controller.")] = False
+    controller_url: Annotated[
+        str | None,
+        Meta(
+            description="The controller's address, `tcp://host:port` or `host:port`; "
+            "`tcp://localhost:9001` where `enable_controller` is set and no address is.",
+        ),
+    ] = None
+    controller_pull_url: Annotated[
+        str | None, Meta(description="The same, where `controller_url` is not set.")
+    ] = None
+    cache_policy: Annotated[
+        str, Meta(min_length=1, description="Name of the eviction policy, in any case.")
+    ] = "LRU"
+    save_decode_cache: Annotated[
+        bool, Meta(description="Whether to store generated tokens as well as prompts.")
+    ] = False
+    min_retrieve_tokens: Annotated[
+        int, Meta(ge=0, description="Hits of fewer tokens are not loaded.")
+    ] = 0
+    pin_max_share: Annotated[
+        float, Meta(ge=0, le=1, description="Share of each tier that pins may take, from 0 to 1.")
+    ] = 0.8
+    pin_owner_quota: Annotated[
+        Size | None, Meta(description="What one owner's pins may take, in GiB; no bound if absent.")
+    ] = None
+    lookup_timeout_ms: Annotated[
+        float, Meta(gt=0, description="Deadline of a look-up in a storage tier, in milliseconds.")
+    ] = 50.0
+    promotion_timeout_seconds: Annotated[
+        Seconds, Meta(description="Deadline of reading a hit from a storage tier into memory.")
+    ] = 2.0
+    control_timeout_seconds: Annotated[
+        Seconds, Meta(description="Deadline of a command of the controller.")
+    ] = 10.0
+    job_timeout_seconds: Annotated[
+        Seconds,
+        Meta(description="After this a copy that no worker has acknowledged raises an alarm."),
+    ] = 30.0
+    lmcache_worker_heartbeat_time: Annotated[
+        Seconds, Meta(description="Seconds between two signs of life to the controller.")
+    ] = 5.0
+    serving_url: Annotated[
+        str | None,
+        Meta(
+            description="Where the server answers, for example `http://localhost:8000`, so that "
+            "the controller can have text tokenized.",
+        ),
+    ] = None
+    on_start_failure: Annotated[
+        Literal["serve", "fail"],
+        Meta(
+            description="What a failure of the machine at the start leads to (memory, disk, "
+            "network): `serve` without the part that failed, or `fail`. A wrong configuration "
+            "always fails.",
+        ),
+    ] = "serve"
+    weights_epoch: Annotated[
+        int, Meta(ge=0, description="Raise it whenever the weights change in place.")
+    ] = 0
