@@ -101,6 +101,7 @@ class Rig:
     def store(self, job: CopyJob) -> None:
         """Gather a job's pages into their slots."""
         for copy in job.copies:
+            assert copy.first_block + len(copy.block_ids) <= copy.slot_blocks
             for place, block in enumerate(copy.block_ids):
                 at = copy.offset + (copy.first_block + place) * BLOCK_BYTES
                 self.region.view(at, BLOCK_BYTES)[:] = self.pages[block]
@@ -108,6 +109,7 @@ class Rig:
     def load(self, job: CopyJob) -> None:
         """Scatter a job's slots into their pages."""
         for copy in job.copies:
+            assert copy.first_block + len(copy.block_ids) <= copy.slot_blocks
             for place, block in enumerate(copy.block_ids):
                 at = copy.offset + (copy.first_block + place) * BLOCK_BYTES
                 self.pages[block] = bytes(self.region.view(at, BLOCK_BYTES))
@@ -145,10 +147,12 @@ class Rig:
         scope: Scope = EMPTY_SCOPE,
         *,
         steps: int = 10**9,
+        local: int = 0,
         acknowledge: bool = True,
     ) -> int:
         """Serve one prompt: hit, load, compute in steps, store; return the hit.
 
+        The first ``local`` tokens, whole blocks, are in the server's own cache.
         The loaded bytes are compared, token by token, with what computing
         them would have given.
         """
@@ -156,14 +160,15 @@ class Rig:
         hit = self.wait_match(name, len(tokens) - 1)
         blocks = self.blocks_for(len(tokens))
         expected = kv(tokens, scope)
-        if hit:
-            job = self.engine.plan_load(name, 0, hit, blocks)
+        self._compute(blocks, expected, local)
+        if hit > local:
+            job = self.engine.plan_load(name, local, hit, blocks)
             assert job is not None
             self.load(job)
             self.engine.acknowledge([job.job_id])
             got = b"".join(self.pages[block] for block in blocks)
             assert got[: hit * TOKEN_BYTES] == expected[: hit * TOKEN_BYTES]
-        position = hit
+        position = max(hit, local)
         jobs = []
         while position < len(tokens):
             stop = min(len(tokens), position + steps)

@@ -138,17 +138,19 @@ def test_what_a_request_has_matched_is_not_evicted_under_it():
         assert rig.hit(list(range(800, 832))) == 32
 
 
-def test_a_load_starts_where_the_local_hit_ends(rig):
-    tokens = list(range(40))
+@pytest.mark.parametrize("local", [4, 16, 20, 32, 36])
+def test_a_load_starts_where_the_local_hit_ends(rig, local):
+    tokens = list(range(45))
     rig.serve(tokens)
     name = rig.begin(tokens)
-    rig.engine.match(name, 39)
-    blocks = rig.blocks_for(40)
-    job = rig.engine.plan_load(name, 20, 39, blocks)
+    rig.engine.match(name, 44)
+    blocks = rig.blocks_for(45)
+    job = rig.engine.plan_load(name, local, 44, blocks)
     moved = [block for copy in job.copies for block in copy.block_ids]
-    assert moved == blocks[5:10]
-    rig.load(job)
+    assert moved == blocks[local // 4 : 11]
     rig.engine.acknowledge([job.job_id])
+    rig.engine.finish(name)
+    assert rig.serve(tokens, local=local) == 44
 
 
 def test_a_reset_hides_everything_older_and_deletes_nothing(rig):

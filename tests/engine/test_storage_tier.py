@@ -8,17 +8,18 @@ import pytest
 
 from lmcache_core.api import BackendContext, Capability, Deadline, PutStatus
 from lmcache_core.errors import BackendError
+from lmcache_core.keys import Scope
 from lmcache_core.testing import DictBackend, DictConfig
-from tests.engine.rig import CHUNK_TOKENS, FRAME_BYTES, Rig, storage_spec
+from tests.engine.rig import CHUNK_TOKENS, FRAME_BYTES, SLOT_BYTES, Rig, storage_spec
 from tests.engine.test_pins import ask
 
 CHUNK = list(range(CHUNK_TOKENS))
 LONG = list(range(4 * CHUNK_TOKENS))
 
 
-def flood(rig, chunks=20):
+def flood(rig, chunks=20, base=50_000):
     for start in range(chunks):
-        rig.serve([50_000 + start * 100 + i for i in range(CHUNK_TOKENS)])
+        rig.serve([base + start * 100 + i for i in range(CHUNK_TOKENS)])
 
 
 def settle(rig):
@@ -26,6 +27,14 @@ def settle(rig):
     done = threading.Event()
     tier = rig.engine.tiers.storage[0]
     assert tier._submit(tier._writes, done.set)
+    assert done.wait(10)
+
+
+def settle_reads(rig):
+    """Wait until everything asked of the store so far has been answered."""
+    done = threading.Event()
+    tier = rig.engine.tiers.storage[0]
+    assert tier._submit(tier._reads, done.set)
     assert done.wait(10)
 
 
@@ -191,6 +200,30 @@ def test_a_store_that_stalls_costs_its_deadline_once_and_may_write_late(backend)
         settle(rig)
         for other in others:
             assert rig.serve(other) == CHUNK_TOKENS - 1
+
+
+def test_what_was_fetched_for_a_request_waits_for_it(rig):
+    rig.serve(LONG)
+    settle(rig)
+    flood(rig)
+    name = rig.begin(LONG)
+    while rig.engine._requests[name].promoting:
+        settle_reads(rig)
+    flood(rig)
+    assert rig.engine.match(name, len(LONG)).tokens == len(LONG)
+    rig.engine.finish(name)
+
+
+def test_what_memory_holds_of_a_prompt_is_not_evicted_to_fetch_the_rest(rig):
+    rig.serve(LONG)
+    settle(rig)
+    flood(rig, 6)
+    assert rig.engine.tiers.memory.residents.capacity_bytes == 8 * SLOT_BYTES
+    flood(rig, 6, base=80_000)
+    rig.serve(LONG[:32])
+    flood(rig, 6, base=90_000)
+    assert rig.engine.tiers.covered(ask(LONG).tokens, Scope())["LocalCPUBackend"] == 32
+    assert rig.serve(LONG) == len(LONG) - 1
 
 
 def test_an_aborted_request_leaves_no_lease_behind_its_promotion(rig, backend):
