@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import mmap
+import os
 from abc import ABC, abstractmethod
 
 import msgspec
+
+from lmcache_core.errors import LMCacheError
 
 
 class ExtentHandle(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,13 +45,48 @@ class Extent:
     def __init__(self, handle: ExtentHandle, mapping: mmap.mmap, fd: int, address: int) -> None:
         self.handle = handle
         self.address = address
-        self._mapping = mapping
+        self._mapping: mmap.mmap | None = mapping
         self._fd = fd
 
     @property
     def nbytes(self) -> int:
         """Length in bytes."""
         return self.handle.nbytes
+
+    def view(self, offset: int, nbytes: int) -> memoryview:
+        """A writable view of a part of it.
+
+        Args:
+            offset: Where the part starts, in bytes.
+            nbytes: Its length.
+
+        Raises:
+            LMCacheError: The part is not inside, or the extent is closed.
+        """
+        if self._mapping is None:
+            raise LMCacheError("a view was asked for of an extent that is closed")
+        if offset < 0 or nbytes < 0 or offset + nbytes > self.nbytes:
+            raise LMCacheError(
+                f"bytes {offset} to {offset + nbytes} were asked for of an extent of "
+                f"{self.nbytes} bytes"
+            )
+        return memoryview(self._mapping)[offset : offset + nbytes]
+
+    def close(self) -> None:
+        """Unmap it and close its descriptor; idempotent; called by the backend.
+
+        Where views are still held, the mapping goes with the last of them:
+        memory is never taken from under a reader.
+        """
+        mapping, self._mapping = self._mapping, None
+        if mapping is None:
+            return
+        try:
+            mapping.close()
+        except BufferError:
+            # The views keep the mapping; dropping the reference is all there is to do.
+            del mapping
+        os.close(self._fd)
 
 
 class MemoryBackend(ABC):

@@ -1,0 +1,150 @@
+"""Which bytes of the region are taken, and by what."""
+
+from __future__ import annotations
+
+import msgspec
+
+from lmcache_core.errors import LMCacheError
+from lmcache_core.memory.runs import FreeRuns
+
+DEFAULT_ALIGNMENT_BYTES = 4096
+"""A page, so that a slot can be page-locked and written with direct I/O."""
+
+
+class Slot(msgspec.Struct, frozen=True, gc=False):
+    """A run of the region that belongs to whoever allocated it.
+
+    Attributes:
+        offset: Where it starts in the region, in bytes; aligned.
+        nbytes: Its length in bytes, a multiple of the alignment.
+    """
+
+    offset: int
+    nbytes: int
+
+
+class HostPool:
+    """Hands out aligned, contiguous slots of one region; touches no memory.
+
+    Both calls take constant time however many slots there are. A slot is as
+    large as was asked for, rounded up to the alignment and no further, and
+    ``allocate`` fails only where no free run is long enough. Neighbours are
+    joined as soon as they are free. Not thread-safe: the owner takes turns.
+
+    Args:
+        nbytes: Length of the region; a last part below the alignment is left out.
+        alignment: Alignment of slots in bytes, a power of two.
+
+    Raises:
+        LMCacheError: The alignment is no power of two, or the region is
+            shorter than one slot.
+    """
+
+    def __init__(self, nbytes: int, alignment: int = DEFAULT_ALIGNMENT_BYTES) -> None:
+        if alignment < 1 or alignment & (alignment - 1):
+            raise LMCacheError(f"the alignment of a pool is {alignment}; it must be a power of two")
+        self._shift = alignment.bit_length() - 1
+        self._mask = alignment - 1
+        capacity = nbytes >> self._shift
+        if capacity < 1:
+            raise LMCacheError(
+                f"a pool of {nbytes} bytes has no room for one slot of {alignment} bytes"
+            )
+        self._capacity = capacity
+        self._free = capacity
+        self._runs = FreeRuns(capacity)
+        self._runs.add(0, capacity)
+        # Boundaries of free runs, in granules; slots by their offset in bytes.
+        self._size_at = {0: capacity}
+        self._start_before = {capacity: 0}
+        self._slots: dict[int, Slot] = {}
+
+    def allocate(self, nbytes: int) -> Slot | None:
+        """Take a slot of at least ``nbytes`` bytes.
+
+        Returns:
+            The slot, or None where no free run is long enough.
+
+        Raises:
+            LMCacheError: ``nbytes`` is not positive.
+        """
+        size = (nbytes + self._mask) >> self._shift
+        if size < 1:
+            raise LMCacheError(f"a slot of {nbytes} bytes was asked for; the least is 1 byte")
+        run = self._runs.take(size)
+        if run is None:
+            return None
+        start, length = run
+        del self._size_at[start]
+        rest = length - size
+        if rest:
+            begin = start + size
+            self._runs.add(begin, rest)
+            self._size_at[begin] = rest
+            self._start_before[start + length] = begin
+        else:
+            del self._start_before[start + length]
+        self._free -= size
+        offset = start << self._shift
+        slot = self._slots[offset] = Slot(offset, size << self._shift)
+        return slot
+
+    def free(self, slot: Slot) -> None:
+        """Give a slot back.
+
+        Raises:
+            LMCacheError: This pool has not handed it out, or has it back
+                already; nothing is changed.
+        """
+        known = self._slots.pop(slot.offset, None)
+        if known is None or known.nbytes != slot.nbytes:
+            if known is not None:
+                self._slots[slot.offset] = known
+            raise LMCacheError(
+                f"{slot} is freed but not taken: it was freed before or is another pool's; "
+                f"taken at that offset: {known or 'nothing'}"
+            )
+        start = slot.offset >> self._shift
+        size = slot.nbytes >> self._shift
+        end = start + size
+        self._free += size
+        after = self._size_at.pop(end, None)
+        if after is not None:
+            self._runs.remove(end, after)
+            end += after
+        before = self._start_before.pop(start, None)
+        if before is not None:
+            self._runs.remove(before, start - before)
+            start = before
+        self._runs.add(start, end - start)
+        self._size_at[start] = end - start
+        self._start_before[end] = start
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Bytes that slots can take, all together."""
+        return self._capacity << self._shift
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes that slots take."""
+        return self._capacity - self._free << self._shift
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes that no slot takes."""
+        return self._free << self._shift
+
+    @property
+    def largest_free_bytes(self) -> int:
+        """Size of the largest slot that can be allocated now, in bytes."""
+        return self._runs.largest() << self._shift
+
+    @property
+    def fragmentation(self) -> float:
+        """Share of the free bytes outside the largest free run, from 0 to 1."""
+        return 1 - self._runs.largest() / self._free if self._free else 0.0
+
+    def __len__(self) -> int:
+        """Number of slots taken."""
+        return len(self._slots)

@@ -1,0 +1,119 @@
+"""Free runs of a region, found by size in constant time."""
+
+from __future__ import annotations
+
+_DIGIT_BITS = 10
+_DIGIT_MASK = (1 << _DIGIT_BITS) - 1
+
+
+class FreeRuns:
+    """Free runs by their exact size, in granules.
+
+    A segregated fit with one bin for each size that occurs. Which bins are in
+    use is a tree of bitmaps held in integers, 1024 bins a bit of the level
+    above, so that the smallest sufficient size is found in three steps however
+    many runs there are. Classic TLSF rounds sizes into classes and then misses
+    a run of precisely the size asked for; a cache frees and asks for one size
+    all day, and would evict twice for each slot.
+
+    Args:
+        capacity: Size of the largest run there can be, in granules.
+    """
+
+    __slots__ = ("_bins", "_low", "_middle", "_top")
+
+    def __init__(self, capacity: int) -> None:
+        self._bins: dict[int, dict[int, None]] = {}
+        self._low = [0] * ((capacity >> _DIGIT_BITS) + 1)
+        self._middle = [0] * ((capacity >> 2 * _DIGIT_BITS) + 1)
+        self._top = 0
+
+    def add(self, start: int, size: int) -> None:
+        """Note a free run."""
+        starts = self._bins.get(size)
+        if starts is not None:
+            starts[start] = None
+            return
+        self._bins[size] = {start: None}
+        low = size >> _DIGIT_BITS
+        bits = self._low[low]
+        self._low[low] = bits | 1 << (size & _DIGIT_MASK)
+        if bits:
+            return
+        middle = low >> _DIGIT_BITS
+        bits = self._middle[middle]
+        self._middle[middle] = bits | 1 << (low & _DIGIT_MASK)
+        if not bits:
+            self._top |= 1 << middle
+
+    def remove(self, start: int, size: int) -> None:
+        """Forget a free run that was added."""
+        starts = self._bins[size]
+        del starts[start]
+        if not starts:
+            self._drop_bin(size)
+
+    def take(self, size: int) -> tuple[int, int] | None:
+        """Remove the smallest run of at least ``size`` granules.
+
+        Of several the one freed last: its pages are committed already.
+
+        Returns:
+            Its start and its size, or None where no run is large enough.
+        """
+        starts = self._bins.get(size)
+        if starts is None:
+            found = self._at_least(size)
+            if found is None:
+                return None
+            size = found
+            starts = self._bins[size]
+        start, _ = starts.popitem()
+        if not starts:
+            self._drop_bin(size)
+        return start, size
+
+    def largest(self) -> int:
+        """Size of the largest run; 0 where there is none."""
+        if not self._top:
+            return 0
+        middle = self._top.bit_length() - 1
+        low = (middle << _DIGIT_BITS) + self._middle[middle].bit_length() - 1
+        return (low << _DIGIT_BITS) + self._low[low].bit_length() - 1
+
+    def _drop_bin(self, size: int) -> None:
+        del self._bins[size]
+        low = size >> _DIGIT_BITS
+        bits = self._low[low] ^ 1 << (size & _DIGIT_MASK)
+        self._low[low] = bits
+        if bits:
+            return
+        middle = low >> _DIGIT_BITS
+        bits = self._middle[middle] ^ 1 << (low & _DIGIT_MASK)
+        self._middle[middle] = bits
+        if not bits:
+            self._top ^= 1 << middle
+
+    def _at_least(self, size: int) -> int | None:
+        low = size >> _DIGIT_BITS
+        if low >= len(self._low):
+            return None
+        bits = self._low[low] >> (size & _DIGIT_MASK)
+        if bits:
+            return size + _lowest(bits)
+        middle = low >> _DIGIT_BITS
+        bits = self._middle[middle] >> (low & _DIGIT_MASK) >> 1
+        if bits:
+            low += 1 + _lowest(bits)
+        else:
+            bits = self._top >> middle >> 1
+            if not bits:
+                return None
+            middle += 1 + _lowest(bits)
+            low = (middle << _DIGIT_BITS) + _lowest(self._middle[middle])
+        return (low << _DIGIT_BITS) + _lowest(self._low[low])
+
+
+def _lowest(bits: int) -> int:
+    """Position of the lowest bit that is set."""
+    return (bits & -bits).bit_length() - 1
