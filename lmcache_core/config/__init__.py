@@ -4,5 +4,14 @@ from __future__ import annotations
 
 from lmcache_core.config.engine import EngineConfig, TierConfig
 from lmcache_core.config.plugin import plugin_section
+from lmcache_core.config.resolve import Resolved, load_engine_config
+from lmcache_core.config.schema import engine_schema
 
-__all__ = ["EngineConfig", "TierConfig", "plugin_section"]
+__all__ = [
+    "EngineConfig",
+    "Resolved",
+    "TierConfig",
+    "engine_schema",
+    "load_engine_config",
+    "plugin_section",
+]

@@ -1,0 +1,126 @@
+"""The tiers, from ``storage`` or from the incumbent's flat keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmcache_core.config.engine import DEFAULT_MEMORY_BACKEND, GIB, TierConfig
+from lmcache_core.config.section import EngineSection, StorageEntry
+from lmcache_core.config.sources import Given
+from lmcache_core.config.values import field_kinds, read_list_of_maps, read_value
+from lmcache_core.errors import ConfigError
+
+FLAT_KEYS = ("local_cpu", "max_local_cpu_size", "local_disk", "max_local_disk_size", "remote_url")
+"""Keys that describe tiers one by one; ``storage`` takes the place of all of them."""
+
+REMOTE_BACKENDS = {
+    "redis": "redis",
+    "rediss": "redis",
+    "valkey": "redis",
+    "resp": "redis",
+    "s3": "object-store",
+    "gs": "object-store",
+    "az": "object-store",
+}
+"""Which backend serves the scheme of ``remote_url``."""
+
+ENTRY_KINDS = field_kinds(StorageEntry)
+"""The type of each key of an entry that is the core's own."""
+
+
+def read_storage(given: Given) -> tuple[TierConfig, ...]:
+    """Read the list of tiers.
+
+    Raises:
+        ConfigError: It is no list of tiers, the memory tier has no size, or
+            two tiers have one name.
+    """
+    try:
+        entries = read_list_of_maps(given.value)
+    except ValueError as error:
+        raise _wrong(f"storage {error}", given) from error
+    tiers = tuple(_entry_tier(number, entry, given) for number, entry in enumerate(entries))
+    if not tiers:
+        raise _wrong("storage is empty; list at least the memory tier, or leave it out", given)
+    if tiers[0].capacity_bytes is None:
+        raise _wrong(
+            f"storage[0] ({tiers[0].backend}) is the memory tier and has no max_size; "
+            "give its size in GiB",
+            given,
+        )
+    names = [tier.backend for tier in tiers]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise _wrong(f"storage names {twice!r} twice; a tier's name is its backend's", given)
+    return tiers
+
+
+def flat_tiers(section: EngineSection, given: Mapping[str, Given]) -> tuple[TierConfig, ...]:
+    """Make tiers of the flat keys.
+
+    Args:
+        section: The values that were read.
+        given: The keys that somebody set.
+
+    Raises:
+        ConfigError: A disk without a size, or a remote address that no
+            backend serves.
+    """
+    tiers = [TierConfig(DEFAULT_MEMORY_BACKEND, int(section.max_local_cpu_size * GIB))]
+    if section.local_disk is not None:
+        tiers.append(_disk_tier(section.local_disk, section.max_local_disk_size, given))
+    if section.remote_url is not None:
+        tiers.append(_remote_tier(section.remote_url, given["remote_url"]))
+    return tuple(tiers)
+
+
+def _entry_tier(number: int, entry: Mapping[str, Any], given: Given) -> TierConfig:
+    options = {str(key): value for key, value in entry.items()}
+    read: dict[str, Any] = {}
+    for key, kind in ENTRY_KINDS.items():
+        value = options.pop(key, None)
+        if value is None:
+            continue
+        try:
+            read[key] = read_value(value, kind)
+        except ValueError as error:
+            raise _wrong(f"storage[{number}].{key} {error}", given) from error
+    if "backend" not in read:
+        raise _wrong(
+            f"storage[{number}] does not say which backend; write backend: NAME, and see "
+            "`lmcache plugins` for the names",
+            given,
+        )
+    size = read.get("max_size")
+    return TierConfig(read["backend"], None if size is None else int(size * GIB), options)
+
+
+def _disk_tier(path: str, size: float, given: Mapping[str, Given]) -> TierConfig:
+    if "," in path:
+        message = (
+            "local_disk names several folders; a disk tier is one folder, so join the disks below "
+            "the file system, or name one"
+        )
+        raise ConfigError(message, key="local_disk", source=given["local_disk"].origin)
+    if not size:
+        message = "local_disk has no size; give max_local_disk_size in GiB"
+        raise ConfigError(message, key="max_local_disk_size", source=given["local_disk"].origin)
+    return TierConfig("LocalDiskBackend", int(size * GIB), {"path": path.removeprefix("file://")})
+
+
+def _remote_tier(url: str, given: Given) -> TierConfig:
+    scheme, separator, _ = url.partition("://")
+    backend = REMOTE_BACKENDS.get(scheme) if separator else None
+    if backend is None:
+        known = ", ".join(f"{scheme}://" for scheme in REMOTE_BACKENDS)
+        message = (
+            f"remote_url is {url!r}, and no backend here speaks that; it takes {known}; "
+            "name any other backend in storage"
+        )
+        raise ConfigError(message, key="remote_url", source=given.origin)
+    return TierConfig(backend, None, {"url": url})
+
+
+def _wrong(message: str, given: Given) -> ConfigError:
+    return ConfigError(message, key="storage", source=given.origin)
