@@ -17,6 +17,7 @@ HONOURED = frozenset(
         "lmcache_instance_id",
         "lmcache_worker_heartbeat_time",
         "local_cpu",
+        "local_cpu_use_hugepages",
         "local_disk",
         "lookup_timeout_ms",
         "max_local_cpu_size",
@@ -62,12 +63,7 @@ IGNORED: dict[str, str] = {
         "local_device",
         "reserve_local_cpu_size",
     ),
-    **_because(
-        "it is an option of the memory backend; write it in the LocalCPUBackend entry of storage "
-        "if the installed plugin has it (lmcache plugins describe LocalCPUBackend)",
-        "local_cpu_use_hugepages",
-        "numa_mode",
-    ),
+    **_because("the kernel places the region's pages", "numa_mode"),
     **_because("keys are always a SHA-256 chain", "pre_caching_hash_algorithm"),
     **_because("a tail is always stored at its true length", "save_unfull_chunk"),
     **_because(

@@ -49,7 +49,8 @@ class EngineSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Meta(
             description="The tiers from the top, the memory tier first: each entry is a map of "
             "`backend`, `max_size` (GiB) and the plugin's own keys. Instead of `local_cpu`, "
-            "`max_local_cpu_size`, `local_disk`, `max_local_disk_size` and `remote_url`.",
+            "`max_local_cpu_size`, `local_cpu_use_hugepages`, `local_disk`, `max_local_disk_size` "
+            "and `remote_url`.",
         ),
     ] = None
     local_cpu: Annotated[
@@ -61,6 +62,9 @@ class EngineSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_local_cpu_size: Annotated[
         Size, Meta(description="Size of the memory tier in GiB, for the whole instance.")
     ] = 5.0
+    local_cpu_use_hugepages: Annotated[
+        bool, Meta(description="Whether the memory tier asks the kernel for huge pages.")
+    ] = False
     local_disk: Annotated[
         str | None,
         Meta(

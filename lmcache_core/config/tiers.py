@@ -11,7 +11,14 @@ from lmcache_core.config.sources import Given
 from lmcache_core.config.values import field_kinds, read_list_of_maps, read_value
 from lmcache_core.errors import ConfigError
 
-FLAT_KEYS = ("local_cpu", "max_local_cpu_size", "local_disk", "max_local_disk_size", "remote_url")
+FLAT_KEYS = (
+    "local_cpu",
+    "max_local_cpu_size",
+    "local_cpu_use_hugepages",
+    "local_disk",
+    "max_local_disk_size",
+    "remote_url",
+)
 """Keys that describe tiers one by one; ``storage`` takes the place of all of them."""
 
 REMOTE_BACKENDS = {
@@ -67,7 +74,8 @@ def flat_tiers(section: EngineSection, given: Mapping[str, Given]) -> tuple[Tier
         ConfigError: A disk without a size, or a remote address that no
             backend serves.
     """
-    tiers = [TierConfig(DEFAULT_MEMORY_BACKEND, int(section.max_local_cpu_size * GIB))]
+    memory: dict[str, Any] = {"hugepages": True} if section.local_cpu_use_hugepages else {}
+    tiers = [TierConfig(DEFAULT_MEMORY_BACKEND, int(section.max_local_cpu_size * GIB), memory)]
     if section.local_disk is not None:
         tiers.append(_disk_tier(section.local_disk, section.max_local_disk_size, given))
     if section.remote_url is not None:

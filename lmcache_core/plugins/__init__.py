@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from lmcache_core.plugins.listing import ConfigKey, Offer, list_plugins
 from lmcache_core.plugins.record import PluginRecord, PluginStatus
 from lmcache_core.plugins.registry import PluginRegistry
 
-__all__ = ["PluginRecord", "PluginRegistry", "PluginStatus"]
+__all__ = [
+    "ConfigKey",
+    "Offer",
+    "PluginRecord",
+    "PluginRegistry",
+    "PluginStatus",
+    "list_plugins",
+]

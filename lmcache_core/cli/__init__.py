@@ -1,0 +1,1 @@
+"""The command line: each subcommand is imported when it is called."""
