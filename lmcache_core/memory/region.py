@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-import msgspec
-
 from lmcache_core.api import BackendContext, Extent, ExtentHandle, MemoryBackend, MemoryBackendSpec
-from lmcache_core.errors import ConfigError
+from lmcache_core.config import plugin_section
 
 
 class HostRegion:
@@ -115,11 +113,5 @@ class HostRegion:
 def _backend(
     spec: MemoryBackendSpec, options: Mapping[str, object], context: BackendContext
 ) -> MemoryBackend:
-    try:
-        config = msgspec.convert(dict(options), spec.config)
-    except msgspec.ValidationError as error:
-        known = ", ".join(spec.config.__struct_fields__) or "none"
-        raise ConfigError(
-            f"the section of {spec.name} is wrong: {error}; its keys: {known}", key=spec.name
-        ) from error
+    config = plugin_section(spec.config, options, f"memory backend {spec.name}")
     return spec.load()(config, context)

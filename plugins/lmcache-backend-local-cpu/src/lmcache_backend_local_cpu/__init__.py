@@ -1,0 +1,1 @@
+"""Host memory for lmcache: ``LocalCPUBackend`` and the policies of every tier."""
