@@ -121,7 +121,8 @@ class CacheEngine(CacheFacade):
             request.match = (limit, match)
             self._counters["lookup_tokens"] += limit
             self._counters["hit_tokens"] += tokens
-            for entry in found:
+            for entry in reversed(found):
+                memory.residents.touch(entry.key)
                 if memory.residents.marked(entry.key):
                     self.tiers.pins.note_hit(memory.name, entry.key)
             return match

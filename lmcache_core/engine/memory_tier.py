@@ -135,8 +135,6 @@ class MemoryTier:
         if not entry.staged:
             self._writing_bytes -= entry.slot.nbytes
             self.residents.add(entry.key, entry.slot.nbytes)
-            if entry.leases:
-                self.residents.hold(entry.key)
             self._on_admitted(entry)
         return superseded
 
@@ -144,7 +142,6 @@ class MemoryTier:
         """Keep an entry's slot as it is until the owner releases it."""
         if entry.leases is None:
             entry.leases = {owner}
-            self.residents.hold(entry.key)
         else:
             entry.leases.add(owner)
 
@@ -191,12 +188,18 @@ class MemoryTier:
         )
 
     def _evict_one(self) -> bool:
-        key = self.residents.victim()
-        if key is None:
-            return False
-        self.evictions += 1
-        self.drop((key,))
-        return True
+        while (key := self.residents.victim()) is not None:
+            entry = self.index.get(key)
+            if entry is not None and entry.leases:
+                # Leases do not touch the eviction order, so that a write to a
+                # slow store does not make a chunk look used; one that has
+                # come to its end while it is leased steps aside.
+                self.residents.hold(key)
+                continue
+            self.evictions += 1
+            self.drop((key,))
+            return True
+        return False
 
     def _remove(self, entry: Entry) -> frozenset[str]:
         self.index.remove(entry)

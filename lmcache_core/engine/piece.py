@@ -35,14 +35,15 @@ class Pieces:
 
     Args:
         chain: The sequence.
+        token_bytes: Its packed token ids, which are kept and not copied.
     """
 
     __slots__ = ("_keys", "_root", "_size", "_token_bytes")
 
-    def __init__(self, chain: KeyChain) -> None:
+    def __init__(self, chain: KeyChain, token_bytes: bytes) -> None:
         self._root = chain.root
         self._size = chain.chunk_size * TOKEN_BYTES
-        self._token_bytes = chain.all_bytes()
+        self._token_bytes = token_bytes
         tail = len(chain) % chain.chunk_size
         whole = tuple(chain.keys)
         self._keys = (*whole, chain.key(len(whole), tail)) if tail else whole

@@ -102,7 +102,7 @@ class PinTable:
         self._check_version(request, old)
         chain = self._chain_of(request.tokens, request.scope)
         due = None if request.ttl_seconds is None else self._clock() + request.ttl_seconds
-        new = Pin(request, Pieces(chain), due)
+        new = Pin(request, Pieces(chain, request.tokens), due)
         new.covers = dict(enumerate(tier.covers(chain)))
         if request.on_missing is OnMissing.FAIL and new.tokens_pinned < new.tokens_asked:
             raise NotCachedError(request.location, asked=new.tokens_asked, cached=new.tokens_pinned)
@@ -154,8 +154,9 @@ class PinTable:
             # What was not to be waited for before is not waited for now.
             tokens = pin.tokens_asked if pin.awaits else pin.tokens_pinned
             self._unmark(pin, keep=None)
-            chain = self._chain_of(pin.request.tokens[: tokens * TOKEN_BYTES], pin.request.scope)
-            pin.pieces = Pieces(chain)
+            token_bytes = pin.request.tokens[: tokens * TOKEN_BYTES]
+            chain = self._chain_of(token_bytes, pin.request.scope)
+            pin.pieces = Pieces(chain, token_bytes)
             pin.covers = {}
             pin.awaits = True
             pin.lost = False

@@ -50,7 +50,7 @@ class Promoter:
         usable = [tier for tier in self._tiers.storage if tier.breaker.allows()]
         reads: dict[str, list[Read]] = {}
         memory = self._tiers.memory
-        for piece in Pieces(request.chain) if usable else ():
+        for piece in Pieces(request.chain, request.chain.all_bytes()) if usable else ():
             present = memory.index.get(piece.key)
             if present is not None:
                 # What is there must not be evicted for what is to continue it.

@@ -11,9 +11,8 @@ from lmcache_core.keys import Key
 class Residents:
     """Byte-exact accounting of one tier, its eviction order and its marks.
 
-    A key that carries a mark (a pin's id) or is held (a lease) is not in the
-    eviction policy, so that however much is pinned the next victim is found
-    in O(1).
+    A key that carries a mark (a pin's id) or is held is not in the eviction
+    policy, so that however much is pinned the next victim is found in O(1).
 
     Args:
         capacity_bytes: The tier's bound; 0 for a store that bounds itself.

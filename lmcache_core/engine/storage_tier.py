@@ -135,7 +135,7 @@ class StorageTier:
     def covers(self, chain: KeyChain) -> list[Cover]:
         """The frames that cover a sequence from token 0 on, whole chunks and the exact tail."""
         covers = []
-        for piece in Pieces(chain):
+        for piece in Pieces(chain, chain.all_bytes()):
             if piece.key not in self.residents:
                 break
             covers.append(Cover(piece.key, len(piece.token_bytes) // TOKEN_BYTES))
