@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Self
 
 from lmcache_core.api import BackendContext, Capability, StorageBackendSpec
 from lmcache_core.api.connector import CopyJob
@@ -90,7 +91,7 @@ class Rig:
         self._next_block = 1
         self._next_request = 0
 
-    def __enter__(self) -> Rig:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -219,9 +219,13 @@ def test_what_memory_holds_of_a_prompt_is_not_evicted_to_fetch_the_rest(rig):
     settle(rig)
     flood(rig, 6)
     assert rig.engine.tiers.memory.residents.capacity_bytes == 8 * SLOT_BYTES
-    flood(rig, 6, base=80_000)
+    for prompt in range(6):
+        flood(rig, 1, base=80_000 + prompt * 100)
+        settle(rig)
     rig.serve(LONG[:32])
-    flood(rig, 6, base=90_000)
+    for prompt in range(6):
+        flood(rig, 1, base=90_000 + prompt * 100)
+        settle(rig)
     assert rig.engine.tiers.covered(ask(LONG).tokens, Scope())["LocalCPUBackend"] == 32
     assert rig.serve(LONG) == len(LONG) - 1
 
