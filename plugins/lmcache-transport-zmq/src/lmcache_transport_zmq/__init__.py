@@ -1,0 +1,1 @@
+"""Engines and controller over ZeroMQ, MessagePack frames."""
