@@ -80,12 +80,23 @@ def make_shm_file(nbytes: int, folder: Path = SHM) -> MemoryFile:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.posix_fallocate(fd, 0, nbytes)
-        path = folder / f"{PREFIX}{os.getpid()}-{secrets.token_hex(16)}"
-        os.link(f"/proc/self/fd/{fd}", path, follow_symlinks=True)
+        name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(16)}"
+        _give_name(fd, folder, name)
     except BaseException:
         os.close(fd)
         raise
-    return MemoryFile(fd, str(path))
+    return MemoryFile(fd, str(folder / name))
+
+
+def _give_name(fd: int, folder: Path, name: str) -> None:
+    """Link an unnamed file; Python follows the link only where a folder's descriptor is given."""
+    place = os.open(folder, os.O_PATH | os.O_CLOEXEC)
+    try:
+        os.link(
+            f"/proc/self/fd/{fd}", name, src_dir_fd=place, dst_dir_fd=place, follow_symlinks=True
+        )
+    finally:
+        os.close(place)
 
 
 def collect_stale(folder: Path = SHM) -> int:
