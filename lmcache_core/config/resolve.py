@@ -206,6 +206,8 @@ def _explain_flat_keys(
 
 def _origins(given: Mapping[str, Given]) -> dict[str, str]:
     origin = {key: given[key].origin if key in given else DEFAULT for key in KINDS}
+    if "controller_url" not in given:
+        origin["controller_url"] = origin["controller_pull_url"]
     flat = dict.fromkeys(given[key].origin for key in FLAT_KEYS if key in given)
     if flat:
         origin["storage"] = ", ".join(flat)

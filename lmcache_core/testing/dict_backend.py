@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from lmcache_core.api import (
     BackendContext,
@@ -16,7 +18,6 @@ from lmcache_core.api import (
     StorageBackend,
     StoreUsage,
 )
-from lmcache_core.errors import BackendError
 from lmcache_core.keys import Key
 
 
@@ -27,7 +28,9 @@ class DictConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         max_bytes: Bound of all frames together; None for no bound.
     """
 
-    max_bytes: int | None = None
+    max_bytes: Annotated[
+        Annotated[int, Meta(gt=0)] | None, Meta(description="Bound of all frames together.")
+    ] = None
 
 
 class DictStore:
@@ -71,12 +74,7 @@ class DictBackend(StorageBackend):
     def __init__(
         self, config: DictConfig, context: BackendContext, store: DictStore | None = None
     ) -> None:
-        if config.max_bytes is not None and config.max_bytes <= 0:
-            message = (
-                f"tier {context.tier}: max_bytes is {config.max_bytes}; "
-                "give a number above 0, or leave it out for no bound"
-            )
-            raise BackendError(message)
+        del context  # a dictionary is the same for every tier
         self._store = DictStore(config.max_bytes) if store is None else store
 
     @property

@@ -7,4 +7,6 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("lmcache_core.testing.storage")
+pytest.register_assert_rewrite(
+    "lmcache_core.testing.storage_capabilities", "lmcache_core.testing.storage_checks"
+)
