@@ -1,0 +1,286 @@
+"""The control agent over real ZeroMQ, against a controller that a test plays."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from lmcache_core.api.messages import (
+    ClearCommand,
+    Events,
+    Goodbye,
+    HealthCommand,
+    Heartbeat,
+    Identify,
+    PinCommand,
+    Register,
+    Reply,
+    SettleCommand,
+    UnpinCommand,
+    WantSnapshot,
+    Welcome,
+)
+from lmcache_core.api.pins import PinState
+from lmcache_core.keys import tokens_to_bytes
+from lmcache_core.plugins import PluginRegistry
+from tests.engine.rig import CHUNK_TOKENS, Rig
+from tests.engine.test_pins import MEMORY, ask
+
+WAIT = 20
+
+
+class Controller:
+    """One end of the conversation; keeps what it was told."""
+
+    def __init__(self, listener):
+        self.listener = listener
+        self.peer = None
+        self.held: dict[str, set[bytes]] = {}
+        self.sequence = None
+        self.messages = []
+
+    async def next(self, kind):
+        async with asyncio.timeout(WAIT):
+            while True:
+                self.peer, message = await self.listener.receive()
+                self.messages.append(message)
+                if isinstance(message, Events):
+                    self._apply(message)
+                if isinstance(message, kind):
+                    return message
+
+    async def send(self, message):
+        assert await self.listener.send(self.peer, message)
+
+    async def welcome(self):
+        hello = await self.next(Register)
+        await self.send(
+            Welcome(
+                instance_id=hello.instance_id, incarnation=hello.incarnation, ledger_id="ledger"
+            )
+        )
+        while True:
+            part = await self.next(Events)
+            if part.last:
+                return hello
+
+    async def ask(self, command):
+        await self.send(command)
+        return await self.next(Reply)
+
+    def _apply(self, events):
+        if self.sequence is not None:
+            assert events.sequence == self.sequence + 1
+        self.sequence = events.sequence
+        held = self.held.setdefault(events.location, set())
+        held |= {events.admitted[i : i + 32] for i in range(0, len(events.admitted), 32)}
+        held -= {events.evicted[i : i + 32] for i in range(0, len(events.evicted), 32)}
+
+
+@contextlib.asynccontextmanager
+async def conversation(**fields):
+    transport = PluginRegistry.discover().transport("tcp://127.0.0.1:0")
+    listener = await transport.load()(transport.config()).listen("tcp://127.0.0.1:0")
+    overrides = {
+        "enable_controller": True,
+        "controller_url": listener.address,
+        "heartbeat_seconds": 0.1,
+        **fields.pop("overrides", {}),
+    }
+    try:
+        with Rig(overrides=overrides, **fields) as rig:
+            yield rig, Controller(listener)
+    finally:
+        await listener.close()
+
+
+def test_it_registers_with_what_a_controller_needs_to_compute_keys():
+    async def scenario():
+        async with conversation() as (rig, controller):
+            hello = await controller.welcome()
+            assert hello.namespace.digest() == rig.engine.tiers.namespace.digest()
+            assert [tier.location for tier in hello.tiers] == [MEMORY]
+            assert hello.tiers[0].capacity_bytes == rig.config.tiers[0].capacity_bytes
+            beat = await controller.next(Heartbeat)
+            assert beat.incarnation == hello.incarnation
+
+    asyncio.run(scenario())
+
+
+def test_events_tell_what_is_there_and_what_went():
+    async def scenario():
+        async with conversation(chunks=4) as (rig, controller):
+            rig.serve(list(range(20)))
+            await controller.welcome()
+            assert controller.held[MEMORY] == set(rig.engine.tiers.keys(MEMORY))
+            for base in range(0, 900, 100):
+                rig.serve(list(range(base, base + 16)))
+            held = set(rig.engine.tiers.keys(MEMORY))
+            while controller.held[MEMORY] != held:
+                await controller.next(Events)
+
+    asyncio.run(scenario())
+
+
+def test_a_gap_is_filled_by_a_snapshot():
+    async def scenario():
+        async with conversation() as (rig, controller):
+            await controller.welcome()
+            rig.serve(list(range(20)))
+            await controller.next(Events)
+            controller.held.clear()
+            await controller.send(WantSnapshot())
+            while not (await controller.next(Events)).last:
+                pass
+            assert controller.held[MEMORY] == set(rig.engine.tiers.keys(MEMORY))
+
+    asyncio.run(scenario())
+
+
+def test_pin_unpin_clear_and_health_answer_what_was_done():
+    async def scenario():
+        async with conversation() as (rig, controller):
+            await controller.welcome()
+            rig.serve(list(range(20)))
+            rig.serve(list(range(500, 516)))
+            pin = PinCommand(request_id="1", deadline_seconds=5, pin=ask(range(20)))
+            reply = await controller.ask(pin)
+            assert (reply.request_id, reply.num_tokens) == ("1", 20)
+            assert reply.pin.state is PinState.ACTIVE
+            clear = ClearCommand(request_id="2", deadline_seconds=5, location=MEMORY)
+            assert (await controller.ask(clear)).num_tokens == 16
+            assert rig.hit(list(range(20))) == 20
+            unpin = UnpinCommand(request_id="3", deadline_seconds=5, pin_id="p", version=1)
+            assert (await controller.ask(unpin)).num_tokens == 20
+            assert (await controller.ask(clear)).num_tokens == 20
+            health = HealthCommand(request_id="4", deadline_seconds=5)
+            assert (await controller.ask(health)).facts == {"unhealthy_tiers": 0}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "error"),
+    [
+        ({"location": "LocalDiskBackend"}, "unknown_location"),
+        ({"on_missing": "fail"}, "missing"),
+    ],
+)
+def test_a_refusal_says_which_kind_it_is(request_fields, error):
+    from lmcache_core.api.pins import OnMissing
+
+    if "on_missing" in request_fields:
+        request_fields = {"on_missing": OnMissing(request_fields["on_missing"])}
+
+    async def scenario():
+        async with conversation() as (_, controller):
+            await controller.welcome()
+            pin = PinCommand(
+                request_id="1", deadline_seconds=5, pin=ask(range(20), **request_fields)
+            )
+            reply = await controller.ask(pin)
+            assert (reply.error, reply.num_tokens) == (error, 0)
+            assert reply.detail
+
+    asyncio.run(scenario())
+
+
+def test_a_pin_waits_for_the_store_that_is_under_way():
+    async def scenario():
+        async with conversation() as (rig, controller):
+            await controller.welcome()
+            tokens = list(range(20))
+            name = rig.begin(tokens)
+            job = rig.engine.plan_store(name, 20, rig.blocks_for(20), final=True)
+            rig.store(job)
+            pin = PinCommand(request_id="1", deadline_seconds=10, pin=ask(tokens))
+            await controller.send(pin)
+            await controller.next(Heartbeat)
+            await controller.next(Heartbeat)
+            assert not any(isinstance(m, Reply) for m in controller.messages)
+            rig.engine.acknowledge([job.job_id])
+            assert (await controller.next(Reply)).num_tokens == 20
+
+    asyncio.run(scenario())
+
+
+def test_a_pin_does_not_wait_past_its_deadline_nor_for_others_stores():
+    async def scenario():
+        async with conversation() as (rig, controller):
+            await controller.welcome()
+            rig.serve(list(range(300, 320)))
+            tokens = list(range(20))
+            name = rig.begin(tokens)
+            assert rig.engine.plan_store(name, 20, rig.blocks_for(20), final=True)
+            other = PinCommand(request_id="1", deadline_seconds=0.5, pin=ask(tokens))
+            assert (await controller.ask(other)).num_tokens == 0
+
+    asyncio.run(scenario())
+
+
+def test_settling_sends_the_events_before_the_answer():
+    async def scenario():
+        async with conversation() as (rig, controller):
+            await controller.welcome()
+            tokens = list(range(CHUNK_TOKENS))
+            rig.serve(tokens)
+            settle = SettleCommand(
+                request_id="1", deadline_seconds=5, tokens=tokens_to_bytes(tokens)
+            )
+            reply = await controller.ask(settle)
+            assert reply.facts == {MEMORY: CHUNK_TOKENS}
+            assert controller.held[MEMORY] == set(rig.engine.tiers.keys(MEMORY))
+
+    asyncio.run(scenario())
+
+
+def test_a_controller_that_forgot_it_gets_its_pins_again():
+    async def scenario():
+        async with conversation() as (rig, controller):
+            await controller.welcome()
+            rig.serve(list(range(20)))
+            await controller.ask(
+                PinCommand(request_id="1", deadline_seconds=5, pin=ask(range(20), ttl_seconds=60))
+            )
+            controller.sequence = None
+            await controller.send(Identify())
+            hello = await controller.welcome()
+            assert [pin.tokens_pinned for pin in hello.pins] == [20]
+            assert hello.pin_requests[0].tokens == ask(range(20)).tokens
+            assert 0 < hello.pin_requests[0].ttl_seconds <= 60
+
+    asyncio.run(scenario())
+
+
+def test_an_expired_pin_is_released_by_itself():
+    async def scenario():
+        async with conversation() as (rig, controller):
+            await controller.welcome()
+            rig.serve(list(range(20)))
+            await controller.ask(
+                PinCommand(request_id="1", deadline_seconds=5, pin=ask(range(20), ttl_seconds=0.2))
+            )
+            while (await controller.next(Heartbeat)).tiers[0].pinned_bytes:
+                pass
+            assert len(rig.engine.tiers.pins) == 0
+
+    asyncio.run(scenario())
+
+
+def test_closing_says_goodbye():
+    async def scenario():
+        async with conversation() as (rig, controller):
+            await controller.welcome()
+            await asyncio.to_thread(rig.engine.close)
+            await controller.next(Goodbye)
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_starts_and_serves_without_its_controller():
+    overrides = {"enable_controller": True, "controller_url": "tcp://127.0.0.1:9"}
+    with Rig(overrides=overrides) as rig:
+        rig.serve(list(range(20)))
+        assert rig.hit(list(range(20))) == 20
