@@ -1,0 +1,72 @@
+"""What travels between the scheduler's side and the worker's, step by step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorHandshakeMetadata,
+    KVConnectorMetadata,
+    KVConnectorWorkerMetadata,
+)
+
+from lmcache_core.api import ExtentHandle
+from lmcache_core.api.connector import CopyJob
+
+
+@dataclass(frozen=True)
+class StepPlan(KVConnectorMetadata):  # type: ignore[misc]
+    """What a worker is to copy in one step.
+
+    Attributes:
+        loads: Slots to write to blocks before the forward pass.
+        stores: Blocks to read into slots after it.
+        unreadable: Blocks that were promised and cannot be loaded.
+        drain: Whether the step computes nothing and stores are under way, so
+            that the worker may wait for one instead of spinning.
+    """
+
+    loads: tuple[CopyJob, ...] = ()
+    stores: tuple[CopyJob, ...] = ()
+    unreadable: tuple[int, ...] = ()
+    drain: bool = False
+
+
+IDLE = StepPlan()
+"""A step in which there is nothing to copy."""
+
+DRAIN = StepPlan(drain=True)
+"""A step that is only there to bring acknowledgements."""
+
+
+@dataclass(frozen=True)
+class StepReport(KVConnectorWorkerMetadata):  # type: ignore[misc]
+    """Jobs that a worker has finished since its last report.
+
+    Attributes:
+        done: Jobs that moved all their pages.
+        failed: Jobs that did not.
+    """
+
+    done: tuple[int, ...]
+    failed: tuple[int, ...]
+
+    def aggregate(self, other: StepReport) -> StepReport:
+        """Join another report of the same rank to this one."""
+        return StepReport(self.done + other.done, self.failed + other.failed)
+
+
+@dataclass(frozen=True)
+class WorkerOffer(KVConnectorHandshakeMetadata):  # type: ignore[misc]
+    """What the worker hands to the scheduler once, at the start.
+
+    Attributes:
+        extent: The shared region the worker made.
+        page_bytes: Bytes of a page, per layer. The scheduler's own
+            configuration is simplified and may name one layer for all.
+        isa: What decides the order of bytes inside a page.
+    """
+
+    extent: ExtentHandle
+    page_bytes: tuple[int, ...]
+    isa: str

@@ -1,0 +1,66 @@
+"""The namespace of a vLLM instance: who may exchange KV pages with it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import vllm
+
+from lmcache_connector_vllm.metadata import WorkerOffer
+from lmcache_connector_vllm.weights import weights_digest
+from lmcache_core.config import EngineConfig
+from lmcache_core.keys import Namespace
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.config.model import HfOverrides
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+
+
+def namespace_of(
+    vllm_config: VllmConfig,
+    kv_cache_config: KVCacheConfig,
+    config: EngineConfig,
+    offer: WorkerOffer,
+) -> Namespace:
+    """Name everything static that decides what is in a page.
+
+    Args:
+        vllm_config: vLLM's configuration.
+        kv_cache_config: The KV cache as vLLM laid it out.
+        config: The instance's configuration.
+        offer: What the worker found.
+    """
+    model = vllm_config.model_config
+    cache = vllm_config.cache_config
+    served = model.served_model_name
+    return Namespace(
+        model=served if isinstance(served, str) else served[0],
+        weights=weights_digest(model),
+        weights_epoch=config.weights_epoch,
+        engine="vllm-" + ".".join(vllm.__version__.split(".")[:2]),
+        dtype=str(model.dtype).removeprefix("torch."),
+        layout=kv_cache_config.kv_cache_layout or "",
+        isa=offer.isa,
+        block_size=tuple(
+            group.kv_cache_spec.block_size for group in kv_cache_config.kv_cache_groups
+        ),
+        page_bytes=offer.page_bytes,
+        chunk_size=config.chunk_size,
+        ranks=vllm_config.parallel_config.world_size,
+        extra={
+            "attention_backend": str(vllm_config.attention_config.backend),
+            "hf_overrides": _spelled(model.hf_overrides),
+            "kv_cache_dtype": str(cache.cache_dtype),
+            "load_format": str(vllm_config.load_config.load_format),
+            "max_model_len": str(model.max_model_len),
+            "quantization": str(model.quantization),
+        },
+    )
+
+
+def _spelled(overrides: HfOverrides) -> str:
+    if callable(overrides):
+        return f"{overrides.__module__}.{overrides.__qualname__}"
+    return json.dumps(overrides, sort_keys=True, default=str)

@@ -1,0 +1,57 @@
+"""The shared region of an instance, made by its worker, mapped by its scheduler."""
+
+from __future__ import annotations
+
+from lmcache_core.api import BackendContext, ExtentHandle, MemoryBackendSpec
+from lmcache_core.config import EngineConfig
+from lmcache_core.errors import ConfigError
+from lmcache_core.memory import HostRegion
+from lmcache_core.plugins import PluginRegistry
+
+
+def create_region(config: EngineConfig) -> HostRegion:
+    """Make the region: the memory tier and the staging part, in one.
+
+    Raises:
+        ConfigError: The first tier is no memory backend, or its section wrong.
+        UnknownNameError: The backend is not installed.
+        BackendError: The memory cannot be had.
+    """
+    tier = config.memory_tier
+    nbytes = (tier.capacity_bytes or 0) + config.staging_bytes
+    spec = memory_spec(config, PluginRegistry.discover())
+    return HostRegion.create(spec, tier.options, _context(config), nbytes)
+
+
+def attach_region(
+    config: EngineConfig, registry: PluginRegistry, handle: ExtentHandle
+) -> HostRegion:
+    """Map the region that the worker made.
+
+    Raises:
+        BackendError: It is another host's, gone, or may not be opened.
+    """
+    spec = memory_spec(config, registry)
+    return HostRegion.attach(spec, config.memory_tier.options, _context(config), handle)
+
+
+def memory_spec(config: EngineConfig, registry: PluginRegistry) -> MemoryBackendSpec:
+    """The memory backend that the first tier names.
+
+    Raises:
+        ConfigError: It is a storage backend.
+        UnknownNameError: It is not installed.
+    """
+    name = config.memory_tier.backend
+    spec = registry.backend(name)
+    if isinstance(spec, MemoryBackendSpec):
+        return spec
+    message = (
+        f"the first tier is {name}, a {spec.kind}; the first tier has to be a memory backend, "
+        "for example LocalCPUBackend"
+    )
+    raise ConfigError(message, key="storage")
+
+
+def _context(config: EngineConfig) -> BackendContext:
+    return BackendContext(instance_id=config.instance_id, tier=config.memory_tier.backend)

@@ -1,0 +1,90 @@
+"""Naming weights by content, without reading all of them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmcache_core.log import get_logger
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig
+
+log = get_logger(__name__)
+
+SAMPLES = 64
+SAMPLE_BYTES = 64 * 1024
+"""Of a larger file this many pieces of this length are read, evenly spread:
+4 MiB tell two fine-tunes of one shape apart, and reading 140 GB would take
+minutes of every start."""
+
+DESCRIPTION_FILES = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+WEIGHT_PATTERNS = ("*.safetensors", "*.index.json", "*.bin", "*.pt", "*.gguf")
+
+
+def weights_digest(model_config: ModelConfig) -> str:
+    """Hex digest that names a model's weights, configuration and tokenizer.
+
+    Two folders of equal content have one name, wherever they lie. A change
+    that leaves sizes, headers and every sampled byte as they are is not seen;
+    whoever makes one raises ``weights_epoch``.
+    """
+    folder = model_folder(model_config.model, model_config.revision)
+    digest = hashlib.sha256(b"lmcache:weights:1\0")
+    if folder is None:
+        log.warning(
+            "weights.named_by_name",
+            model=model_config.model,
+            reason="its files are not on this machine; raise weights_epoch whenever they change",
+        )
+        digest.update(f"{model_config.model}\0{model_config.revision}".encode())
+    else:
+        for path in _model_files(folder):
+            _add_file(digest, path)
+    tokenizer = Path(str(model_config.tokenizer))
+    if tokenizer.is_dir() and tokenizer != folder:
+        for path in _present(tokenizer, DESCRIPTION_FILES[1:]):
+            _add_file(digest, path)
+    return digest.hexdigest()
+
+
+def model_folder(model: str, revision: str | None) -> Path | None:
+    """Where a model's files lie: as named, or in the hub's local cache."""
+    path = Path(model)
+    if path.exists():
+        return path
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - only for hub names
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
+
+    try:
+        found = try_to_load_from_cache(model, "config.json", revision=revision)
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _model_files(folder: Path) -> list[Path]:
+    if folder.is_file():
+        return [folder]
+    files = _present(folder, DESCRIPTION_FILES)
+    for pattern in WEIGHT_PATTERNS:
+        files += sorted(folder.glob(pattern))
+    return files
+
+
+def _present(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
+def _add_file(digest: hashlib._Hash, path: Path) -> None:
+    size = path.stat().st_size
+    digest.update(f"{path.name}\0{size}\0".encode())
+    with path.open("rb") as file:
+        if size <= SAMPLES * SAMPLE_BYTES:
+            digest.update(file.read())
+            return
+        # The first sample holds the header, the last one the end of the file.
+        for index in range(SAMPLES):
+            file.seek((size - SAMPLE_BYTES) * index // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE_BYTES))
