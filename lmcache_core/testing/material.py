@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import mmap
 import random
@@ -17,8 +18,13 @@ def sample_key(number: int) -> Key:
 def sample_frame(number: int, nbytes: int) -> memoryview:
     """Bytes that differ from frame to frame, in a buffer as the core makes them."""
     view = aligned_buffer(nbytes)
-    view[:] = random.Random(number).randbytes(nbytes)
+    view[:] = _sample(number, nbytes)
     return view
+
+
+@functools.lru_cache(maxsize=64)
+def _sample(number: int, nbytes: int) -> bytes:
+    return random.Random(number).randbytes(nbytes)
 
 
 def aligned_buffer(nbytes: int) -> memoryview:

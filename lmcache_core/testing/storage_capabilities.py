@@ -46,6 +46,7 @@ class StorageCapabilityChecks:
         scan = backend.scan()
         seen = [next(scan)]
         put(backend, 100)
+        put(backend, 101)
         gone = next(number for number in range(10) if (sample_key(number), PAGE) not in seen)
         remove(backend, gone)
         seen += scan

@@ -213,7 +213,7 @@ class StorageChecks:
 
     def test_readers_see_whole_frames_or_nothing(self, backend: StorageBackend) -> None:
         nbytes = 64 * PAGE
-        for number in range(12):
+        for number in range(6):
             started, written = threading.Event(), threading.Event()
 
             def write(

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from lmcache_core.api import BackendContext
+from lmcache_core.config import plugin_section
+from lmcache_core.errors import ConfigError
 from lmcache_core.keys import Key
 from lmcache_core.testing import DictBackend, DictConfig, DictStore, StorageBackendTests
 
@@ -37,7 +39,11 @@ class TestDictBackend(StorageBackendTests):
         return store.frames.__setitem__
 
 
-def test_the_kit_checks_what_the_dictionary_holds() -> None:
-    """The bound is of the bytes: a second store of the same size is another store."""
-    one, other = (DictBackend(DictConfig(max_bytes=10), CONTEXT) for _ in range(2))
+def test_two_dictionaries_have_two_names() -> None:
+    one, other = (DictBackend(DictConfig(), CONTEXT) for _ in range(2))
     assert one.store_id != other.store_id
+
+
+def test_the_bound_is_validated_with_the_section() -> None:
+    with pytest.raises(ConfigError, match="max_bytes"):
+        plugin_section(DictConfig, {"max_bytes": 0}, "storage backend DictBackend")

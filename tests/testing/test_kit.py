@@ -1,0 +1,158 @@
+"""The kit is tested with backends that are good, and broken in one way each."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import defaultdict
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from lmcache_core.testing import StorageBackendTests
+
+pytest_plugins = ["pytester"]
+
+SOURCE = Path(__file__).with_name("broken_backends.py")
+
+SUITE = """
+import pytest
+from lmcache_core.api import BackendContext, Capability
+from lmcache_core.testing import DictBackend, DictConfig, StorageBackendTests
+
+class TestMine(StorageBackendTests):
+    {body}
+
+    @pytest.fixture
+    def make_backend(self):
+        return lambda: DictBackend(DictConfig(), BackendContext(instance_id="i", tier="t"))
+"""
+
+
+@pytest.fixture(scope="module")
+def broken() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("broken_backends_listed", SOURCE)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_check_has_its_broken_backend(broken: ModuleType) -> None:
+    assert sorted(broken.BROKEN.values()) == sorted(StorageBackendTests.CHECKS)
+
+
+@pytest.mark.slow
+def test_each_broken_backend_fails_its_check_alone(
+    broken: ModuleType, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(test_broken=SOURCE.read_text())
+    run = pytester.inline_run("-q")
+    failed: dict[str, set[str]] = defaultdict(set)
+    ran: set[str] = set()
+    for report in run.getreports("pytest_runtest_logreport"):
+        _, suite, check = report.nodeid.split("::")
+        ran.add(suite)
+        if report.failed:
+            failed[suite].add(check if report.when == "call" else f"{report.when} of {check}")
+    assert dict(failed) == {suite: {check} for suite, check in broken.BROKEN.items()}
+    assert ran == {*broken.BROKEN, "TestGood", "TestSelfEvicting"}
+
+
+def test_good_backends_with_every_capability_skip_nothing(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_broken=SOURCE.read_text())
+    run = pytester.inline_run("-q", "-k", "TestGood or TestSelfEvicting")
+    passed, skipped, failed = run.listoutcomes()
+    assert not failed
+    ran = {report.nodeid.split("::")[-1] for report in passed}
+    assert ran == set(StorageBackendTests.CHECKS)
+    assert all(
+        "evicts by itself" in str(r.longrepr) or "self_evicting" in str(r.longrepr) for r in skipped
+    )
+
+
+def test_a_check_cannot_be_replaced(pytester: pytest.Pytester) -> None:
+    body = "def test_empty_batches(self): assert True"
+    pytester.makepyfile(SUITE.format(body=body))
+    result = pytester.runpytest_inprocess("-q")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*TestMine replaces the check test_empty_batches*"])
+
+
+def test_a_check_cannot_be_replaced_by_a_mixin() -> None:
+    class Mixin:
+        test_empty_batches = None
+
+    with pytest.raises(TypeError, match="replaces the check test_empty_batches"):
+        type("Mine", (Mixin, StorageBackendTests), {})
+
+
+def test_an_expected_failure_is_reported_as_one(pytester: pytest.Pytester) -> None:
+    """The dictionary is not shared, so that a suite that says it is fails those checks."""
+    expected = {
+        name: "the dictionary is this backend's own"
+        for name in StorageBackendTests.CHECKS
+        if "engine" in name
+    }
+    body = f"EXPECTED_FAILURES = {expected!r}\n    capabilities = Capability.SHARED"
+    pytester.makepyfile(SUITE.format(body=body))
+    result = pytester.runpytest_inprocess("-q", "-rx")
+    outcomes = result.parseoutcomes()
+    assert outcomes["xfailed"] == len(expected)
+    assert "failed" not in outcomes
+    result.stdout.fnmatch_lines(["*the dictionary is this backend's own*"])
+
+
+def test_an_expected_failure_that_passes_is_a_failure(pytester: pytest.Pytester) -> None:
+    body = 'EXPECTED_FAILURES = {"test_empty_batches": "it was so once"}'
+    pytester.makepyfile(SUITE.format(body=body))
+    result = pytester.runpytest_inprocess("-q")
+    assert result.parseoutcomes()["failed"] == 1
+    result.stdout.fnmatch_lines(["*XPASS(strict)*it was so once*"])
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [({"test_nothing": "why"}, "no check of"), ({"test_empty_batches": " "}, "no reason for")],
+)
+def test_an_expected_failure_names_a_check_and_a_reason(
+    expected: dict[str, str], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        type("Mine", (StorageBackendTests,), {"EXPECTED_FAILURES": expected})
+
+
+def test_an_undeclared_capability_skips_with_its_name(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(SUITE.format(body="capabilities = Capability.NONE"))
+    result = pytester.runpytest_inprocess("-q", "-rs")
+    result.stdout.fnmatch_lines(
+        ["*capability scan is not declared*", "*capability durable is not declared*"]
+    )
+    assert "failed" not in result.parseoutcomes()
+
+
+def test_a_declared_capability_makes_its_checks_obligatory(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(SUITE.format(body="capabilities = Capability.SYNC"))
+    result = pytester.runpytest_inprocess("-q")
+    assert result.parseoutcomes()["failed"] == 1
+    result.stdout.fnmatch_lines(["*does not declare SYNC*"])
+
+
+def test_a_suite_without_a_factory_is_told_so(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        from lmcache_core.testing import StorageBackendTests
+        class TestMine(StorageBackendTests):
+            pass
+        """
+    )
+    result = pytester.runpytest_inprocess("-q", "-k", "test_empty_batches")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*supply the fixture make_backend*"])
+
+
+def test_failed_checks_show_what_they_compared(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_broken=SOURCE.read_text())
+    result = pytester.runpytest_subprocess("-q", "-k", "TestTellsAllocatedBytes")
+    result.stdout.fnmatch_lines(["E*assert 8192 == (4096 + 7)*"])
