@@ -83,7 +83,7 @@ class Shape:
 SIZES = {
     "tiny": Shape(),
     # Large enough that reading a prompt of 1500 tokens takes a CPU noticeable time.
-    "demo": Shape(layers=8, hidden=512, intermediate=1536, heads=8, kv_heads=4, head_dim=64),
+    "demo": Shape(layers=6, hidden=512, intermediate=1536, heads=8, kv_heads=4, head_dim=64),
 }
 
 

@@ -1,0 +1,32 @@
+# Each target makes the environment that it needs; nothing has to be installed by hand.
+
+# The oldest supported Python first: it is what most wheels are built for.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; \
+	done)
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test check bench clean python
+
+help: ## Show this.
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+quickstart: python ## Run the pin example against real vLLM; MODEL=... names a model.
+	@$(PYTHON) tools/make_venv.py .venv
+	@.venv/bin/python -m examples.pin.quickstart
+
+test: python ## Run every test from nothing, against wheels; PYTEST_ARGS=... are passed on.
+	@$(PYTHON) tools/run_tests.py $(PYTEST_ARGS)
+
+check: python ## Run ruff, mypy and import-linter.
+	@$(PYTHON) tools/run_checks.py
+
+bench: python ## Run the benchmarks; BENCH_ARGS=... are passed on.
+	@$(PYTHON) tools/make_venv.py .venv
+	@.venv/bin/python -m benchmarks $(BENCH_ARGS)
+
+clean: ## Remove what the other targets made.
+	rm -rf .venv build .quickstart .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; name one with: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }

@@ -1,0 +1,1 @@
+"""The pin example, from nothing to an answer: see ``make quickstart``."""

@@ -1,0 +1,194 @@
+"""The story: a prompt is pinned, the cache is flooded, and the prompt is still there."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from examples.pin.quickstart.client import Reading, ask, curl_line, post
+from examples.pin.quickstart.problem import Problem
+from examples.pin.quickstart.settings import (
+    CACHE_TOKENS,
+    FLOOD_FACTOR,
+    INSTANCE,
+    LOCATION,
+    LONG_PROMPT_WORDS,
+    Settings,
+)
+from examples.tiny_model.make_tiny_llama import PIN_PROMPT
+
+_SHORT_OTHER = "Explain the value of a castle in winter light."
+_WORDS = [
+    "river",
+    "mountain",
+    "sea",
+    "island",
+    "bridge",
+    "castle",
+    "garden",
+    "forest",
+    "museum",
+    "station",
+    "market",
+    "street",
+]
+
+
+@dataclass
+class Prompt:
+    """A prompt that is asked before and after the flood."""
+
+    name: str
+    text: str
+    pinned: bool
+    readings: list[Reading] = field(default_factory=list)
+
+
+class Story:
+    """One run through the example, shown on a console."""
+
+    def __init__(self, settings: Settings, console: Console) -> None:
+        self._settings = settings
+        self._console = console
+        self.prompts = [
+            Prompt("the example's", PIN_PROMPT, pinned=True),
+            Prompt("another short one", _SHORT_OTHER, pinned=False),
+            Prompt("a long one", _long_text("handbook"), pinned=True),
+            Prompt("another long one", _long_text("novel"), pinned=False),
+        ]
+
+    def tell(self) -> None:
+        """Run all of it.
+
+        Raises:
+            Problem: A server failed, or the pin did not hold.
+        """
+        self._pin_the_example()
+        self._ask_and_pin_the_others()
+        self._flood()
+        for prompt in self.prompts:
+            prompt.readings.append(self._ask(prompt.text))
+        self._console.print(self._table())
+        self._judge()
+
+    def _pin_the_example(self) -> None:
+        self._console.rule("Pin a prompt's KV cache")
+        model = self._settings.model_name
+        self.prompts[0].readings.append(self._ask(PIN_PROMPT))
+        self._show(
+            f"{self._settings.vllm_url}/v1/completions",
+            {"model": model, "prompt": PIN_PROMPT, "max_tokens": 8, "temperature": 0},
+        )
+        tokens = self._show(
+            f"{self._settings.vllm_url}/tokenize", {"model": model, "prompt": PIN_PROMPT}
+        )["tokens"]
+        answer = self._show(f"{self._settings.controller_url}/pin", _pin_body(tokens))
+        if answer.get("num_tokens") != len(tokens):
+            raise Problem(
+                f"the pin holds {answer.get('num_tokens')} of {len(tokens)} tokens; "
+                f"the engine's log is {self._settings.folder / 'vllm.log'}"
+            )
+
+    def _ask_and_pin_the_others(self) -> None:
+        for prompt in self.prompts[1:]:
+            prompt.readings.append(self._ask(prompt.text))
+            if not prompt.pinned:
+                continue
+            body = {"model": self._settings.model_name, "prompt": prompt.text}
+            tokens = post(f"{self._settings.vllm_url}/tokenize", body)["tokens"]
+            answer = post(f"{self._settings.controller_url}/pin", _pin_body(tokens))
+            self._console.print(
+                f"\nA prompt of {len(tokens)} tokens was pinned the same way: {json.dumps(answer)}",
+                highlight=False,
+            )
+
+    def _flood(self) -> None:
+        self._console.rule("Flood the cache")
+        total = FLOOD_FACTOR * CACHE_TOKENS
+        self._console.print(
+            f"The cache was made small for this ({self._settings.cache_gib * 1024:.0f} MiB, about "
+            f"{CACHE_TOKENS} tokens, by LMCACHE_MAX_LOCAL_CPU_SIZE). {FLOOD_FACTOR} times as many "
+            "tokens of other prompts go through it now."
+        )
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self._console) as progress:
+            task = progress.add_task("tokens of other prompts", total=total)
+            flooded = 0
+            while flooded < total:
+                text = _long_text(f"flood {flooded}")
+                flooded += ask(
+                    self._settings.vllm_url, self._settings.model_name, text, max_tokens=1
+                ).prompt_tokens
+                progress.update(task, completed=min(flooded, total))
+
+    def _table(self) -> Table:
+        table = Table(title="Asked before, and again after the flood")
+        table.add_column("prompt")
+        table.add_column("pinned")
+        for heading in ("tokens", "cached", "from", "first token before", "first token after"):
+            table.add_column(heading, justify="right")
+        for prompt in self.prompts:
+            before, after = prompt.readings[0], prompt.readings[-1]
+            sources = ", ".join(f"{name}: {tokens}" for name, tokens in after.sources.items())
+            table.add_row(
+                prompt.name,
+                "yes" if prompt.pinned else "no",
+                str(after.prompt_tokens),
+                str(after.cached_tokens),
+                sources or "-",
+                f"{before.seconds * 1000:.0f} ms",
+                f"{after.seconds * 1000:.0f} ms",
+            )
+        return table
+
+    def _judge(self) -> None:
+        for prompt in self.prompts:
+            before, after = prompt.readings[0], prompt.readings[-1]
+            # vLLM computes the last token of a prompt itself, to have a logit.
+            expected = after.prompt_tokens - 1 if prompt.pinned else 0
+            if after.cached_tokens != expected:
+                raise Problem(
+                    f"{prompt.name} prompt came back with {after.cached_tokens} cached tokens "
+                    f"where {expected} were expected; the engine's log is "
+                    f"{self._settings.folder / 'vllm.log'}"
+                )
+            if after.text != before.text:
+                raise Problem(
+                    f"the answer to {prompt.name} prompt changed from {before.text!r} to "
+                    f"{after.text!r}"
+                )
+        self._console.print(
+            "The pinned prompts came back from host memory, all but the last token, which vLLM "
+            "computes itself; the others had to be computed anew. vLLM's own prefix cache was "
+            'off, and its source would have read "device". Every answer was the same as before.'
+        )
+
+    def _ask(self, text: str) -> Reading:
+        return ask(self._settings.vllm_url, self._settings.model_name, text)
+
+    def _show(self, url: str, body: dict[str, Any]) -> dict[str, Any]:
+        # Printed as it is: a line that was wrapped or marked up cannot be pasted.
+        self._console.print(f"\n$ {curl_line(url, body)}", markup=False, soft_wrap=True)
+        answer = post(url, body)
+        self._console.print(json.dumps(answer), markup=False, soft_wrap=True)
+        return answer
+
+
+def _pin_body(tokens: list[int]) -> dict[str, Any]:
+    return {"tokens": tokens, "instance_id": INSTANCE, "location": LOCATION}
+
+
+def _long_text(seed: str) -> str:
+    words = random.Random(seed)
+    return f"The {seed}: " + " ".join(words.choices(_WORDS, k=LONG_PROMPT_WORDS))

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Run every test from nothing, against wheels.
+
+    python3.11 tools/run_tests.py [PYTEST ARGUMENTS]
+
+Makes a fresh environment with vLLM, builds the wheels of all distributions,
+installs those, copies the tests and what they read into a folder that has no
+source of ours, and runs pytest there: what passes is what a stranger installs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import distributions
+from distributions import ROOT
+from environment import Environment, InstallError
+from install_vllm import install_vllm
+
+_FOLDER = ROOT / "build" / "test"
+_COPIED = (
+    *("tests", "examples", "docs", "benchmarks", "tools", ".ci"),
+    *("pyproject.toml", "Makefile", "README.md", "CHANGELOG.md"),
+    *("plugins/*/tests", "plugins/*/pyproject.toml", "plugins/*/README.md"),
+)
+# A test that hangs is a failure that nobody sees.
+_TEST_SECONDS = 300
+
+
+def run_tests(arguments: Sequence[str]) -> int:
+    """Build, install and test.
+
+    Args:
+        arguments: For pytest.
+
+    Returns:
+        pytest's exit code.
+
+    Raises:
+        InstallError: There is nothing to test.
+    """
+    shutil.rmtree(_FOLDER, ignore_errors=True)
+    _FOLDER.mkdir(parents=True)
+    environment = Environment.make(_FOLDER / "venv")
+    print(install_vllm(environment), flush=True)
+    environment.install(
+        "the build and test tools", *distributions.build_tools(), *distributions.test_tools()
+    )
+    wheels = distributions.build_wheels(environment, _FOLDER / "wheels")
+    environment.install("the wheels", *(str(wheel) for wheel in wheels))
+    with tempfile.TemporaryDirectory(prefix="lmcache-test-") as name:
+        tree = Path(name)
+        _copy(tree)
+        command = [
+            *(str(environment.python), "-m", "pytest", "-p", "no:cacheprovider"),
+            *(f"--timeout={_TEST_SECONDS}", *arguments),
+        ]
+        return subprocess.run(
+            command, cwd=tree, env=_variables(environment), check=False
+        ).returncode
+
+
+def _copy(tree: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    for pattern in _COPIED:
+        for path in ROOT.glob(pattern):
+            target = tree / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                shutil.copytree(path, target, ignore=ignored)
+            else:
+                shutil.copy2(path, target)
+
+
+def _variables(environment: Environment) -> dict[str, str]:
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("LMCACHE_", "PYTHON", "VLLM_"))
+    }
+    variables["PATH"] = f"{environment.folder / 'bin'}{os.pathsep}{variables['PATH']}"
+    variables["LMCACHE_REQUIRE_VLLM"] = "1"
+    return variables
+
+
+def main() -> int:
+    """Run from the command line; returns the exit code."""
+    try:
+        return run_tests(sys.argv[1:])
+    except InstallError as error:
+        print(f"the tests could not start: {error}.", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
