@@ -31,7 +31,7 @@ def run_checks() -> int:
     """
     environment = _environment()
     scripts = environment.folder / "bin"
-    plugins = [str(folder / "src") for folder in distributions.folders()[1:]]
+    plugins = [str((folder / "src").relative_to(ROOT)) for folder in distributions.folders()[1:]]
     failed = 0
     for command in (
         ["ruff", "check", "."],
