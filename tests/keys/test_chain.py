@@ -71,9 +71,7 @@ def test_the_chunk_size_is_not_in_the_key_but_where_it_cuts_is() -> None:
 
 
 @given(tokens=TOKENS, cuts=st.lists(st.integers(0, 40), max_size=5), size=st.integers(1, 9))
-def test_growing_in_steps_gives_the_same_keys(
-    tokens: list[int], cuts: list[int], size: int
-) -> None:
+def test_growing_by_steps_changes_no_key(tokens: list[int], cuts: list[int], size: int) -> None:
     grown = KeyChain(ROOT, size)
     last = 0
     for cut in [*sorted(cuts), len(tokens)]:
