@@ -1,6 +1,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
@@ -99,23 +100,23 @@ CudaPageMover::~CudaPageMover() = default;
 
 std::byte* CudaPageMover::device_region() const { return state_->device_region; }
 
-void CudaPageMover::copy(std::span<const Span> spans) {
-  if (spans.empty()) {
+void CudaPageMover::copy(const Span* spans, std::size_t count) {
+  if (count == 0) {
     return;
   }
   const DeviceGuard guard(state_->device);
-  if (spans.size() > state_->room) {
+  if (count > state_->room) {
     check(cudaFree(state_->spans), "freeing the list of spans");
     state_->spans = nullptr;
     state_->room = 0;
-    check(cudaMalloc(&state_->spans, spans.size_bytes()), "making room for the list of spans");
-    state_->room = spans.size();
+    check(cudaMalloc(&state_->spans, count * sizeof(Span)), "making room for the list of spans");
+    state_->room = count;
   }
-  check(cudaMemcpyAsync(state_->spans, spans.data(), spans.size_bytes(), cudaMemcpyHostToDevice,
+  check(cudaMemcpyAsync(state_->spans, spans, count * sizeof(Span), cudaMemcpyHostToDevice,
                         state_->stream),
         "sending the list of spans");
-  const auto blocks = static_cast<unsigned>(std::min(spans.size(), max_blocks));
-  copy_spans<<<blocks, threads_per_block, 0, state_->stream>>>(state_->spans, spans.size());
+  const auto blocks = static_cast<unsigned>(std::min(count, max_blocks));
+  copy_spans<<<blocks, threads_per_block, 0, state_->stream>>>(state_->spans, count);
   check(cudaGetLastError(), "starting the copy");
   check(cudaStreamSynchronize(state_->stream), "copying pages");
 }

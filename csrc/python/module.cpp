@@ -82,7 +82,8 @@ class CudaMover {
   void move(const Packed& packed, lmcache::Direction direction) {
     const auto copies = unpack_copies(packed);
     const nb::gil_scoped_release released;
-    mover_.copy(lmcache::plan_spans(direction, layers_, mover_.device_region(), copies));
+    const auto spans = lmcache::plan_spans(direction, layers_, mover_.device_region(), copies);
+    mover_.copy(spans.data(), spans.size());
   }
 
  private:

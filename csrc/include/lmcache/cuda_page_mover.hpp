@@ -3,9 +3,8 @@
 
 #include <cstddef>
 #include <memory>
-#include <span>
 
-#include "lmcache/spans.hpp"
+#include "lmcache/span.hpp"
 
 namespace lmcache {
 
@@ -25,7 +24,7 @@ class CudaPageMover {
 
   // Copies all spans with one kernel and returns when they are copied. Work
   // that the caller's streams have not finished is not waited for.
-  void copy(std::span<const Span> spans);
+  void copy(const Span* spans, std::size_t count);
 
  private:
   struct State;

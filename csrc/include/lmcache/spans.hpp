@@ -7,6 +7,8 @@
 #include <span>
 #include <vector>
 
+#include "lmcache/span.hpp"
+
 namespace lmcache {
 
 // The pages of one layer: page b lies at address + b * block_stride.
@@ -30,16 +32,6 @@ enum class Direction {
   gather,   // pages -> slots
   scatter,  // slots -> pages
 };
-
-// One plain copy.
-struct Span {
-  std::byte* to;
-  const std::byte* from;
-  std::size_t nbytes;
-};
-
-// No span is longer, so that spans can be dealt out to threads or thread blocks.
-inline constexpr std::size_t max_span_bytes = 256 * 1024;
 
 // Lists the copies in order. Neighbours that are contiguous on both sides are
 // joined up to max_span_bytes. The caller has checked every bound.

@@ -157,13 +157,33 @@ def test_files_of_dead_owners_are_collected_and_those_of_living_ones_are_not() -
     assert not Path(str(handles[1].path)).exists()
 
 
-def test_a_process_that_must_not_be_dumped_shares_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+NOT_DUMPABLE = """
+import ctypes, os, msgspec
+import lmcache_backend_local_cpu.backend
+if os.getuid() == 0:  # root may open everything
+    os.setgid(65534)
+    os.setuid(65534)
+PR_SET_DUMPABLE = 4
+ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+"""
+
+
+@pytest.mark.parametrize("asked", ["auto", "memfd"])
+def test_a_process_that_must_not_be_dumped_shares_by_name(asked: str) -> None:
     """The kernel refuses its descriptors to others of the same user."""
-    monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
-    ours = backend(shared="auto")
-    made = ours.create(NBYTES)
-    assert made.handle.path is not None
-    ours.release(made)
+    with python(NOT_DUMPABLE + MAKES_ONE_AND_WAITS, asked) as maker:
+        assert maker.stdout is not None
+        handle = maker.stdout.readline().strip()
+        with python(NOT_DUMPABLE + OTHER_PROCESS, handle) as other:
+            out, errors = other.communicate("\n", timeout=60)
+        maker.communicate("\n", timeout=60)
+    if asked == "auto":
+        assert other.returncode == 0, errors
+        assert out == "\0\0\0\0\n"
+        assert "/dev/shm/lmcache-" in handle
+    else:
+        assert other.returncode == 1
+        assert "Permission denied; run both processes as one user, or set `shared: shm`" in errors
 
 
 def test_a_region_of_another_host_is_refused(extent: Extent) -> None:

@@ -34,10 +34,10 @@ class MemoryFile(NamedTuple):
 def openable_by_others() -> bool:
     """Whether another process of this user may open our descriptors.
 
-    The kernel hands ``/proc/PID`` of a process that must not be dumped to
+    The kernel hands ``/proc/PID/fd`` of a process that must not be dumped to
     root, and refuses its descriptors to everyone else.
     """
-    return os.geteuid() == 0 or Path("/proc/self").stat().st_uid == os.geteuid()
+    return Path("/proc/self/fd").stat().st_uid == os.geteuid()
 
 
 def make_memfd(nbytes: int) -> MemoryFile:
