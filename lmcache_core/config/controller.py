@@ -1,0 +1,165 @@
+"""What a controller is configured with: file, environment, flags."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from lmcache_core.config.suggest import nearest
+from lmcache_core.errors import ConfigError
+
+PREFIX = "LMCACHE_CONTROLLER_"
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Seconds = Annotated[float, Meta(gt=0, le=3600)]
+
+
+class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything a controller is told from outside."""
+
+    host: Annotated[
+        str, Meta(min_length=1, description="Where the HTTP routes are served, by name or number.")
+    ] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="Their port; 0 takes any free one.")] = 9000
+    monitor_host: Annotated[
+        str, Meta(min_length=1, description="Where engines dial, by name or number.")
+    ] = "localhost"
+    monitor_port: Annotated[Port, Meta(description="Their port; 0 takes any free one.")] = 9001
+    token: Annotated[
+        Annotated[str, Meta(min_length=8)] | None,
+        Meta(description="Bearer token that every route but `/healthz` asks for."),
+    ] = None
+    token_file: Annotated[
+        str | None, Meta(description="File that holds the token, alone or with a line end.")
+    ] = None
+    insecure: Annotated[
+        bool,
+        Meta(description="Serve addresses that are not loopback without a token."),
+    ] = False
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="What is logged at least.")
+    ] = "info"
+    timeout_seconds: Annotated[
+        Seconds, Meta(description="Deadline of a request that names none.")
+    ] = 10.0
+    lookup_settle_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=60,
+            description="How long a look-up waits for stores under way; 0 waits for none.",
+        ),
+    ] = 0.25
+    max_body_bytes: Annotated[
+        int, Meta(ge=1024, description="Longest request body; a longer one is answered with 413.")
+    ] = 16 << 20
+
+    @property
+    def monitor_address(self) -> str:
+        """Where engines dial."""
+        host = f"[{self.monitor_host}]" if ":" in self.monitor_host else self.monitor_host
+        return f"tcp://{host}:{self.monitor_port}"
+
+
+def load_controller_config(
+    *, file: str | None, environ: Mapping[str, str], flags: Mapping[str, Any]
+) -> ControllerConfig:
+    """Read a controller's configuration: the file, the environment over it, flags over both.
+
+    Args:
+        file: YAML file, or None for the one ``LMCACHE_CONTROLLER_CONFIG`` names.
+        environ: Where ``LMCACHE_CONTROLLER_*`` is read.
+        flags: Values given on the command line; None where one was not given.
+
+    Raises:
+        ConfigError: Something is wrong, in one sentence; or an address that
+            is not loopback is to be served without a token.
+    """
+    file = file or environ.get(f"{PREFIX}CONFIG")
+    config = ControllerConfig()
+    if file:
+        config = _apply(config, _read(file), source=f"file {file}", strict=True)
+    found = {
+        key.removeprefix(PREFIX).lower(): value
+        for key, value in environ.items()
+        if key.startswith(PREFIX) and key != f"{PREFIX}CONFIG"
+    }
+    config = _apply(config, found, source=f"environment {PREFIX}*", strict=False)
+    given = {key: value for key, value in flags.items() if value is not None}
+    config = _apply(config, given, source="command line", strict=True)
+    config = _with_token(config)
+    _check_exposure(config)
+    return config
+
+
+def _read(file: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"the configuration file {file} cannot be read: {error}"
+        raise ConfigError(message) from error
+    except yaml.YAMLError as error:
+        message = f"the configuration file {file} is no YAML: {' '.join(str(error).split())}"
+        raise ConfigError(message) from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        message = f"the configuration file {file} is no map of keys to values"
+        raise ConfigError(message)
+    return values
+
+
+def _apply(
+    config: ControllerConfig, values: Mapping[str, Any], *, source: str, strict: bool
+) -> ControllerConfig:
+    known = [field.name for field in msgspec.structs.fields(ControllerConfig)]
+    for key, value in values.items():
+        if key not in known:
+            message = f"a controller has no key {key!r}{nearest(str(key), known)}"
+            raise ConfigError(message, source=source)
+        merged = {**msgspec.structs.asdict(config), key: value}
+        try:
+            config = msgspec.convert(merged, ControllerConfig, strict=strict)
+        except msgspec.ValidationError as error:
+            what = str(error).partition(" - at ")[0]
+            message = f"{key}: {value!r} will not do: {what[:1].lower()}{what[1:]}"
+            raise ConfigError(message, key=key, source=source) from error
+    return config
+
+
+def _with_token(config: ControllerConfig) -> ControllerConfig:
+    if config.token_file is None:
+        return config
+    try:
+        token = Path(config.token_file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"the token file {config.token_file} cannot be read: {error}"
+        raise ConfigError(message, key="token_file") from error
+    return _apply(config, {"token": token}, source=f"file {config.token_file}", strict=True)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host."""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_exposure(config: ControllerConfig) -> None:
+    if config.insecure or config.token is not None:
+        return
+    for key in ("host", "monitor_host"):
+        host = getattr(config, key)
+        if not is_loopback(host):
+            message = (
+                f"{key} {host} can be reached from other machines; give a token with "
+                f"--token-file or {PREFIX}TOKEN, or say --insecure to serve everybody"
+            )
+            raise ConfigError(message, key=key)

@@ -1,0 +1,65 @@
+"""Failures that only a controller can have."""
+
+from __future__ import annotations
+
+from lmcache_core.api.messages import Reply
+from lmcache_core.errors import ConflictError, LMCacheError
+
+
+class EngineAwayError(LMCacheError):
+    """An engine that is known cannot be reached.
+
+    Attributes:
+        instance_id: The engine's.
+    """
+
+    def __init__(self, instance_id: str, reason: str) -> None:
+        super().__init__(
+            f"instance {instance_id!r} is known but {reason}; ask again once GET /v1/instances "
+            "shows it live"
+        )
+        self.instance_id = instance_id
+
+
+class EngineRefusedError(LMCacheError):
+    """An engine answered that it will not or cannot.
+
+    Attributes:
+        instance_id: The engine's.
+        kind: ``error`` of its reply.
+        facts: The numbers of its reply.
+    """
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.detail or f"instance {reply.instance_id!r} answered {reply.error}")
+        self.instance_id = reply.instance_id
+        self.kind = reply.error or "internal"
+        self.facts = dict(reply.facts)
+
+
+class TooManyError(LMCacheError):
+    """A bound on concurrent work is reached; asking again later is right."""
+
+
+class LedgerFullError(LMCacheError):
+    """The ledger has no room for another pin.
+
+    Attributes:
+        facts: What is used and what the bound is.
+    """
+
+    def __init__(self, message: str, **facts: int) -> None:
+        super().__init__(message)
+        self.facts = facts
+
+
+class PreconditionError(ConflictError):
+    """``If-Match`` or ``If-None-Match`` does not hold."""
+
+
+class BodyError(LMCacheError):
+    """A request's body is no JSON."""
+
+
+class FieldError(LMCacheError):
+    """A field of a request is missing, unknown or out of range."""

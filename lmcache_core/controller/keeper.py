@@ -1,0 +1,290 @@
+"""Making, changing and releasing pins: the ledger first, then the engines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from lmcache_core.api.deadline import Deadline
+from lmcache_core.api.messages import PinCommand, Reply, UnpinCommand
+from lmcache_core.api.pins import OnMissing, PinState
+from lmcache_core.controller.commands import Commands
+from lmcache_core.controller.directory import Directory
+from lmcache_core.controller.engine_record import EngineRecord
+from lmcache_core.controller.failures import EngineRefusedError, PreconditionError
+from lmcache_core.controller.ledger import Ledger
+from lmcache_core.controller.pin_row import PinContent, PinRow
+from lmcache_core.errors import (
+    ConflictError,
+    DeadlineExceededError,
+    LMCacheError,
+    UnknownNameError,
+)
+
+ANY_VERSION = -1
+"""A precondition that every existing version meets."""
+
+
+class Kept(NamedTuple):
+    """What came of asking for a pin.
+
+    Attributes:
+        row: The pin.
+        created: Whether it is new.
+        num_tokens: Tokens pinned, by the engines' own answers.
+    """
+
+    row: PinRow
+    created: bool
+    num_tokens: int
+
+
+class Released(NamedTuple):
+    """What came of releasing a pin.
+
+    Attributes:
+        row: The pin, ended.
+        num_tokens: Tokens released, by the engines' own answers.
+        failures: Why engines have not acknowledged it; they are told again.
+    """
+
+    row: PinRow
+    num_tokens: int
+    failures: list[LMCacheError]
+
+
+class PinKeeper:
+    """Carries out changes of pins, one at a time per pin.
+
+    Args:
+        directory: The engines.
+        ledger: The pins.
+        commands: How engines are asked.
+    """
+
+    def __init__(self, directory: Directory, ledger: Ledger, commands: Commands) -> None:
+        self._directory = directory
+        self._ledger = ledger
+        self._commands = commands
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    async def put(
+        self,
+        pin_id: str,
+        content: PinContent,
+        deadline: Deadline,
+        *,
+        if_match: int | None = None,
+        if_none_match: bool = False,
+    ) -> Kept:
+        """Pin by name: equal content is kept as it is, unlike content needs its version.
+
+        Raises:
+            ConflictError: It exists with other content and ``if_match`` is None.
+            PreconditionError: ``if_match`` or ``if_none_match`` does not hold.
+        """
+        async with self._changing(pin_id, deadline):
+            old = self._living(pin_id)
+            if if_none_match and old is not None:
+                message = f"pin {pin_id!r} exists, at version {old.version}"
+                raise PreconditionError(message)
+            _check_version(pin_id, old, if_match)
+            if old is not None and if_match is None:
+                if old.content != content:
+                    message = (
+                        f"pin {pin_id!r} exists with other content, at version {old.version}; "
+                        f'to replace it send If-Match: "{old.version}"'
+                    )
+                    raise ConflictError(message)
+                if old.state is PinState.ACTIVE:
+                    return Kept(old, created=False, num_tokens=old.tokens_pinned)
+                return await self._ask_again(old, deadline)
+            return await self._change(pin_id, old, content, deadline)
+
+    async def renew(self, pin_id: str, content: PinContent, deadline: Deadline) -> Kept:
+        """Pin, or start the time of a pin anew; what covers nothing is not kept."""
+        async with self._changing(pin_id, deadline):
+            kept = await self._change(pin_id, self._living(pin_id), content, deadline)
+            row = kept.row
+            answered = all(place.told for place in row.places.values())
+            empty = content.on_missing is OnMissing.PARTIAL and not row.tokens_pinned
+            if empty and answered:
+                await self._tell_released(self._ledger.release(row), deadline)
+            return kept
+
+    async def release(
+        self, pin_id: str, deadline: Deadline, *, if_match: int | None = None
+    ) -> Released:
+        """Release a pin; engines that do not answer are told again when they do.
+
+        Raises:
+            UnknownNameError: There is no such pin.
+            PreconditionError: ``if_match`` does not hold.
+        """
+        async with self._changing(pin_id, deadline):
+            row = self._living(pin_id)
+            if row is None:
+                kind = "pin"
+                raise UnknownNameError(kind, pin_id, (), hint="GET /v1/pins lists what is pinned.")
+            _check_version(pin_id, row, if_match)
+            return await self._tell_released(self._ledger.release(row), deadline)
+
+    def check(self, content: PinContent) -> dict[str, EngineRecord]:
+        """Find the engines of a pin's places.
+
+        Raises:
+            UnknownNameError: An instance or a location is not known.
+            EngineAwayError: An engine cannot be asked.
+        """
+        engines: dict[str, EngineRecord] = {}
+        for place in content.places:
+            engine = self._directory.get(place.instance_id)
+            engine.check_location(place.location)
+            engines[place.instance_id] = engine
+        for engine in engines.values():
+            self._directory.live_members(engine.instance_id)
+        return engines
+
+    async def tell(self, engine: EngineRecord, pin_id: str, deadline: Deadline) -> None:
+        """Ask an engine again for a pin that it has lost or not answered for.
+
+        Raises:
+            EngineRefusedError: It will not.
+        """
+        name = engine.instance_id
+        async with self._changing(pin_id, deadline):
+            row = self._living(pin_id)
+            place = row.places.get(name) if row else None
+            if row is None or place is None or place.told == row.version:
+                return
+            request = row.again(name, now=time.time())
+            self._take(await self._commands.ask(engine, deadline, PinCommand, pin=request))
+
+    async def tell_released(
+        self, engine: EngineRecord, pin_id: str, version: int, deadline: Deadline
+    ) -> int:
+        """Tell an engine to release a pin; return the tokens it let go.
+
+        Raises:
+            EngineRefusedError: It holds a higher version.
+        """
+        reply = await self._commands.ask(
+            engine, deadline, UnpinCommand, pin_id=pin_id, version=version
+        )
+        if reply.error is not None:
+            raise EngineRefusedError(reply)
+        self._ledger.tombstones.acknowledge(pin_id, engine.instance_id, version)
+        return reply.num_tokens
+
+    def _living(self, pin_id: str) -> PinRow | None:
+        row = self._ledger.get(pin_id)
+        return None if row is None or row.ended else row
+
+    async def _change(
+        self, pin_id: str, old: PinRow | None, content: PinContent, deadline: Deadline
+    ) -> Kept:
+        engines = self.check(content)
+        identities = {name: engine.identity for name, engine in engines.items()}
+        row = self._ledger.put(pin_id, content, identities)
+        answers = await asyncio.gather(
+            *(self._ask(engine, row, deadline) for engine in engines.values())
+        )
+        refused = [a for a in answers if isinstance(a, EngineRefusedError)]
+        if refused:
+            # A change is made everywhere or nowhere: whoever took it is told
+            # what holds instead when it is next heard of.
+            if old is None:
+                self._ledger.release(row)
+            else:
+                self._ledger.restore(old)
+            raise refused[0]
+        numbers = [a for a in answers if isinstance(a, int)]
+        if not numbers:
+            raise next(a for a in answers if isinstance(a, LMCacheError))
+        return Kept(row, created=old is None, num_tokens=max(numbers))
+
+    async def _ask_again(self, row: PinRow, deadline: Deadline) -> Kept:
+        engines = self.check(row.content)
+        waits = [
+            self._ask(engine, row, deadline)
+            for name, engine in engines.items()
+            if row.places[name].state is not PinState.ACTIVE
+        ]
+        answers = await asyncio.gather(*waits)
+        failures = [a for a in answers if isinstance(a, LMCacheError)]
+        if failures and not row.tokens_pinned:
+            raise failures[0]
+        return Kept(row, created=False, num_tokens=row.tokens_pinned)
+
+    async def _ask(
+        self, engine: EngineRecord, row: PinRow, deadline: Deadline
+    ) -> int | LMCacheError:
+        now, name = time.time(), engine.instance_id
+        # What was lost stays reserved; what was never there is looked for anew.
+        lost = row.places[name].state is PinState.DEGRADED
+        request = row.again(name, now=now) if lost else row.request(name, now=now)
+        try:
+            reply = await self._commands.ask(engine, deadline, PinCommand, pin=request)
+            self._take(reply)
+        except LMCacheError as error:
+            return error
+        return reply.num_tokens
+
+    def _take(self, reply: Reply) -> None:
+        if reply.error is not None or reply.pin is None:
+            raise EngineRefusedError(reply)
+        self._ledger.take(reply.instance_id, reply.pin)
+
+    async def _tell_released(self, row: PinRow, deadline: Deadline) -> Released:
+        answers = await asyncio.gather(
+            *(self._tell_one(name, row, deadline) for name in row.places)
+        )
+        return Released(
+            row,
+            max((a for a in answers if isinstance(a, int)), default=0),
+            [a for a in answers if isinstance(a, LMCacheError)],
+        )
+
+    async def _tell_one(
+        self, instance_id: str, row: PinRow, deadline: Deadline
+    ) -> int | LMCacheError:
+        try:
+            engine = self._directory.live_members(instance_id)[0]
+            return await self.tell_released(engine, row.pin_id, row.version, deadline)
+        except LMCacheError as error:
+            return error
+
+    @contextlib.asynccontextmanager
+    async def _changing(self, pin_id: str, deadline: Deadline) -> AsyncIterator[None]:
+        """Let one change of a pin happen at a time; engines would refuse the older of two."""
+        lock, waiting = self._locks.get(pin_id, (asyncio.Lock(), 0))
+        self._locks[pin_id] = (lock, waiting + 1)
+        try:
+            try:
+                async with asyncio.timeout(deadline.remaining_seconds):
+                    await lock.acquire()
+            except TimeoutError as error:
+                what = f"another change of pin {pin_id!r}"
+                raise DeadlineExceededError(what, deadline.seconds) from error
+            try:
+                yield
+            finally:
+                lock.release()
+        finally:
+            lock, waiting = self._locks.pop(pin_id)
+            if waiting > 1:
+                self._locks[pin_id] = (lock, waiting - 1)
+
+
+def _check_version(pin_id: str, row: PinRow | None, if_match: int | None) -> None:
+    if if_match is None:
+        return
+    if row is None:
+        message = f"pin {pin_id!r} does not exist, so that If-Match cannot hold"
+        raise PreconditionError(message)
+    if if_match not in (ANY_VERSION, row.version):
+        message = f"pin {pin_id!r} is at version {row.version}, not {if_match}; read it again"
+        raise PreconditionError(message)

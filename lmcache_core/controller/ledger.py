@@ -1,0 +1,283 @@
+"""The pin ledger, in memory: what was asked for, and what engines hold of it."""
+
+from __future__ import annotations
+
+import heapq
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+import msgspec
+from sortedcontainers import SortedDict
+
+from lmcache_core.api.pins import PinReport, PinRequest, PinState, Renew
+from lmcache_core.controller.failures import LedgerFullError
+from lmcache_core.controller.pin_row import PinContent, PinRow, Place, PlaceState, sane_ttl
+from lmcache_core.controller.tombstones import Tombstones
+
+MAX_PINS = 1 << 16
+MAX_TOKEN_BYTES = 1 << 28
+
+MIN_ENDS = 1024
+
+EXPIRED_KEPT_SECONDS = 3600.0
+"""An expired pin is shown as such for so long."""
+
+ON_HIT_GRACE_SECONDS = 15.0
+"""How long the report of a hit that renewed a pin may be on its way: three heartbeats."""
+
+
+class Ledger:
+    """Pins by id.
+
+    A version is the time of the change in milliseconds, or one more than the
+    version before it, so that a controller which has lost its ledger still
+    goes above what engines remember.
+
+    Args:
+        wall: Unix time.
+        max_pins: Pins kept, those that have expired lately included.
+        max_token_bytes: Bound of all their packed tokens.
+
+    Attributes:
+        ledger_id: Names the ledger to engines.
+        tombstones: Releases that engines have not acknowledged yet.
+    """
+
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        *,
+        max_pins: int = MAX_PINS,
+        max_token_bytes: int = MAX_TOKEN_BYTES,
+    ) -> None:
+        self.ledger_id = uuid.uuid4().hex
+        self.tombstones = Tombstones()
+        self._wall = wall
+        self._max_pins = max_pins
+        self._max_token_bytes = max_token_bytes
+        self._rows: SortedDict[str, PinRow] = SortedDict()
+        self._by_instance: defaultdict[str, set[str]] = defaultdict(set)
+        self._unsettled: defaultdict[str, set[str]] = defaultdict(set)
+        self._ends: list[tuple[float, str]] = []
+        self._token_bytes = 0
+
+    def __len__(self) -> int:
+        """Number of pins, those that have expired lately included."""
+        return len(self._rows)
+
+    def get(self, pin_id: str) -> PinRow | None:
+        """A pin, or None."""
+        return self._rows.get(pin_id)
+
+    def rows(self, after: str = "") -> Iterator[PinRow]:
+        """Pins in the order of their ids, from the one after ``after`` on."""
+        for pin_id in self._rows.irange(minimum=after, inclusive=(False, True)):
+            yield self._rows[pin_id]
+
+    def put(self, pin_id: str, content: PinContent, identities: dict[str, bytes]) -> PinRow:
+        """Write a pin's next version, as pending.
+
+        Args:
+            pin_id: Its name.
+            content: What is asked for.
+            identities: Identity of the namespace, by engine.
+
+        Raises:
+            LedgerFullError: There is no room.
+        """
+        now = self._wall()
+        old = self._rows.get(pin_id)
+        row = PinRow(
+            pin_id=pin_id,
+            version=self._next_version(pin_id, now),
+            content=content,
+            expires_at=None if content.ttl_seconds is None else now + content.ttl_seconds,
+            created_at=now if old is None or old.ended else old.created_at,
+            updated_at=now,
+            places={
+                place.instance_id: PlaceState(
+                    location=place.location, identity=identities[place.instance_id]
+                )
+                for place in content.places
+            },
+        )
+        self._write(row)
+        return row
+
+    def restore(self, old: PinRow) -> PinRow:
+        """Write what a pin was before a change that was refused, as its next version."""
+        now = self._wall()
+        row = msgspec.structs.replace(
+            old,
+            version=self._next_version(old.pin_id, now),
+            updated_at=now,
+            places={name: msgspec.structs.replace(p, told=0) for name, p in old.places.items()},
+        )
+        self._write(row)
+        return row
+
+    def release(self, row: PinRow) -> PinRow:
+        """End a pin; each of its engines owes an acknowledgement."""
+        now = self._wall()
+        version = self._next_version(row.pin_id, now)
+        self._drop(row)
+        for instance_id in row.places:
+            self.tombstones.bury(row.pin_id, instance_id, version)
+        row.version, row.updated_at, row.ended = version, now, PinState.RELEASED
+        return row
+
+    def take(self, instance_id: str, report: PinReport) -> None:
+        """Take an engine's report on the present version of a pin; others are passed over."""
+        row = self._rows.get(report.pin_id)
+        place = row.places.get(instance_id) if row else None
+        if row is None or place is None or row.ended or report.version != row.version:
+            return
+        place.take(report, row.content.num_tokens)
+        self._settle(instance_id, row.pin_id)
+        if row.content.renew is Renew.ON_HIT and (left := sane_ttl(report.ttl_seconds)) is not None:
+            row.expires_at = max(row.expires_at or 0.0, self._wall() + left)
+
+    def adopt(
+        self, instance_id: str, identity: bytes, request: PinRequest, report: PinReport
+    ) -> PinRow:
+        """Take in a pin that an engine holds and the ledger does not know.
+
+        Raises:
+            LedgerFullError: There is no room.
+        """
+        now = self._wall()
+        row = self._rows.get(request.pin_id)
+        ttl = sane_ttl(request.ttl_seconds)
+        places = dict(row.places) if row and row.version == request.version else {}
+        places[instance_id] = PlaceState(location=request.location, identity=identity)
+        content = PinContent(
+            owner=request.owner,
+            places=tuple(sorted(Place(name, p.location) for name, p in places.items())),
+            tokens=request.tokens,
+            scope=request.scope,
+            ttl_seconds=ttl,
+            renew=request.renew,
+            on_missing=request.on_missing,
+            labels=request.labels,
+        )
+        row = PinRow(
+            pin_id=request.pin_id,
+            version=request.version,
+            content=content,
+            expires_at=None if ttl is None else now + ttl,
+            created_at=now,
+            updated_at=now,
+            places=places,
+        )
+        self._write(row)
+        self.take(instance_id, report)
+        return row
+
+    def lose(self, instance_id: str, reason: str) -> None:
+        """Nothing is known any more of what an engine holds."""
+        for pin_id in self._by_instance.get(instance_id, ()):
+            self._rows[pin_id].places[instance_id].lose(reason)
+            self._settle(instance_id, pin_id)
+
+    def owe(self, instance_id: str, pin_id: str, *, retry_at: float, reason: str) -> None:
+        """An engine is to be asked for a pin, not before a time."""
+        place = self._rows[pin_id].places[instance_id]
+        place.retry_at, place.reason = retry_at, reason
+        self._unsettled[instance_id].add(pin_id)
+
+    def owed(self, instance_id: str, now: float) -> list[PinRow]:
+        """The pins an engine has to be asked for now."""
+        rows = [self._rows[pin_id] for pin_id in sorted(self._unsettled.get(instance_id, ()))]
+        return [row for row in rows if row.places[instance_id].retry_at <= now]
+
+    def at(self, instance_id: str) -> list[PinRow]:
+        """The pins that have a place in an engine."""
+        return [self._rows[pin_id] for pin_id in sorted(self._by_instance.get(instance_id, ()))]
+
+    def expire(self) -> list[PinRow]:
+        """End the pins whose time is up and return them; forget those that ended long ago."""
+        now = self._wall()
+        ended: list[PinRow] = []
+        while self._ends and self._ends[0][0] <= now:
+            _, pin_id = heapq.heappop(self._ends)
+            row = self._rows.get(pin_id)
+            due = None if row is None else _due(row)
+            if row is None or due is None:
+                continue
+            if due > now:
+                heapq.heappush(self._ends, (due, pin_id))
+            elif row.ended:
+                self._drop(row)
+            else:
+                row.ended = PinState.EXPIRED
+                for instance_id in row.places:
+                    self._settle(instance_id, pin_id)
+                heapq.heappush(self._ends, (now + EXPIRED_KEPT_SECONDS, pin_id))
+                ended.append(row)
+        return ended
+
+    def _next_version(self, pin_id: str, now: float) -> int:
+        row = self._rows.get(pin_id)
+        known = max(row.version if row else 0, self.tombstones.highest(pin_id))
+        return max(int(now * 1000), known + 1)
+
+    def _write(self, row: PinRow) -> None:
+        old = self._rows.get(row.pin_id)
+        self._check_room(row, old)
+        if old is not None:
+            self._drop(old)
+            for instance_id in old.places.keys() - row.places.keys():
+                if not old.ended:
+                    self.tombstones.bury(row.pin_id, instance_id, row.version)
+        self._rows[row.pin_id] = row
+        self._token_bytes += len(row.content.tokens)
+        for instance_id in row.places:
+            self._by_instance[instance_id].add(row.pin_id)
+            self._unsettled[instance_id].add(row.pin_id)
+            self.tombstones.clear(row.pin_id, instance_id)
+        if (due := _due(row)) is not None:
+            heapq.heappush(self._ends, (due, row.pin_id))
+        if len(self._ends) > 2 * len(self._rows) + MIN_ENDS:
+            # Each renewal leaves its old end behind until that would have come.
+            self._ends = [(d, i) for i, r in self._rows.items() if (d := _due(r)) is not None]
+            heapq.heapify(self._ends)
+
+    def _drop(self, row: PinRow) -> None:
+        del self._rows[row.pin_id]
+        self._token_bytes -= len(row.content.tokens)
+        for instance_id in row.places:
+            self._settle(instance_id, row.pin_id)
+            self._by_instance[instance_id].discard(row.pin_id)
+            if not self._by_instance[instance_id]:
+                del self._by_instance[instance_id]
+
+    def _settle(self, instance_id: str, pin_id: str) -> None:
+        unsettled = self._unsettled[instance_id]
+        unsettled.discard(pin_id)
+        if not unsettled:
+            del self._unsettled[instance_id]
+
+    def _check_room(self, row: PinRow, old: PinRow | None) -> None:
+        freed = len(old.content.tokens) if old else 0
+        token_bytes = self._token_bytes - freed + len(row.content.tokens)
+        if token_bytes > self._max_token_bytes or (old is None and len(self) >= self._max_pins):
+            message = "the pin ledger is full; release pins that are no longer needed"
+            raise LedgerFullError(
+                message,
+                pins=len(self),
+                max_pins=self._max_pins,
+                token_bytes=self._token_bytes,
+                max_token_bytes=self._max_token_bytes,
+            )
+
+
+def _due(row: PinRow) -> float | None:
+    """When something is to happen to a row: it ends, or is forgotten."""
+    if row.expires_at is None:
+        return None
+    if row.ended:
+        return row.expires_at + EXPIRED_KEPT_SECONDS
+    grace = ON_HIT_GRACE_SECONDS if row.content.renew is Renew.ON_HIT else 0.0
+    return row.expires_at + grace

@@ -1,0 +1,200 @@
+"""A pin as the ledger keeps it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import msgspec
+
+from lmcache_core.api.pins import OnMissing, PinReport, PinRequest, PinState, Renew
+from lmcache_core.keys import EMPTY_SCOPE, TOKEN_BYTES, Scope
+
+
+class Place(msgspec.Struct, frozen=True, order=True):
+    """Where a pin's bytes are to stay.
+
+    Attributes:
+        instance_id: The engine.
+        location: One of its tiers.
+    """
+
+    instance_id: str
+    location: str
+
+
+class PinContent(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator asks for; two pins of equal content are the same pin.
+
+    Attributes:
+        owner: Who asked.
+        places: Where its bytes are to stay, one per engine, sorted.
+        tokens: Token ids as little-endian uint32.
+        scope: What the request that computed them varied by.
+        ttl_seconds: How long it lives, or None for no end.
+        renew: Whether a hit starts the time anew.
+        on_missing: What to do about tokens that are not cached.
+        labels: The operator's own notes.
+    """
+
+    owner: str
+    places: tuple[Place, ...]
+    tokens: bytes
+    scope: Scope = EMPTY_SCOPE
+    ttl_seconds: float | None = None
+    renew: Renew = Renew.FIXED
+    on_missing: OnMissing = OnMissing.PARTIAL
+    labels: dict[str, str] = {}
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the pinned sequence."""
+        return len(self.tokens) // TOKEN_BYTES
+
+
+def classic_pin_id(
+    owner: str, place: Place, *, identity: bytes, scope: Scope, tokens: bytes
+) -> str:
+    """Name the pin of a classic request, so that repeating the request renews one pin."""
+    digest = hashlib.sha256(b"lmcache:classic-pin:1\0" + identity + scope.digest())
+    for part in (owner, place.instance_id, place.location):
+        digest.update(hashlib.sha256(part.encode()).digest())
+    digest.update(tokens)
+    return f"pin-{digest.hexdigest()[:32]}"
+
+
+class PlaceState(msgspec.Struct, kw_only=True):
+    """What one engine is known to hold of a pin.
+
+    Attributes:
+        location: The tier.
+        identity: Identity of the namespace the pin was made in.
+        state: How much of it holds there.
+        tokens_pinned: Length of the prefix whose bytes stay.
+        covered: The most it has held under the pin's present version.
+        pinned_bytes: Bytes marked for it.
+        reserved_bytes: Bytes kept free for what is still to come.
+        told: The version the engine has answered to, or 0.
+        reason: Why it is less than was asked for.
+        retry_at: Monotonic time before which it is not asked again.
+    """
+
+    location: str
+    identity: bytes
+    state: PinState = PinState.PENDING
+    tokens_pinned: int = 0
+    covered: int = 0
+    pinned_bytes: int = 0
+    reserved_bytes: int = 0
+    told: int = 0
+    reason: str = "the engine has not answered yet"
+    retry_at: float = 0.0
+
+    def take(self, report: PinReport, asked: int) -> None:
+        """Take an engine's report; never says more than it."""
+        self.told = report.version
+        self.tokens_pinned = min(report.tokens_pinned, asked)
+        self.pinned_bytes = report.pinned_bytes
+        self.reserved_bytes = report.reserved_bytes
+        self.state, self.reason = report.state, report.reason
+        if self.tokens_pinned < self.covered:
+            self.state = PinState.DEGRADED
+            self.reason = self.reason or "part of it was lost and is reserved again"
+        elif self.state is PinState.ACTIVE and self.tokens_pinned < asked:
+            # A pin that was partial is sent to a restarted engine as what it held.
+            self.state = PinState.PARTIAL
+            self.reason = "the rest of its tokens was not cached when it was asked for"
+        self.covered = max(self.covered, self.tokens_pinned)
+
+    def lose(self, reason: str) -> None:
+        """Nothing is known to hold there any more."""
+        self.tokens_pinned = self.pinned_bytes = self.reserved_bytes = self.told = 0
+        self.state, self.reason = PinState.PENDING, reason
+        self.retry_at = 0.0
+
+
+_WORST_FIRST = (PinState.DEGRADED, PinState.PENDING, PinState.PARTIAL)
+
+
+class PinRow(msgspec.Struct, kw_only=True):
+    """One pin.
+
+    Attributes:
+        pin_id: Its name.
+        version: Raised by each change.
+        content: What was asked for.
+        expires_at: Unix time of its end, or None.
+        created_at: Unix time.
+        updated_at: Unix time of its last change of version.
+        places: What is known of it, by engine.
+        ended: ``expired`` or ``released``, or None while it lives.
+    """
+
+    pin_id: str
+    version: int
+    content: PinContent
+    expires_at: float | None
+    created_at: float
+    updated_at: float
+    places: dict[str, PlaceState]
+    ended: PinState | None = None
+
+    @property
+    def state(self) -> PinState:
+        """The worst of its places, or how it ended."""
+        if self.ended is not None:
+            return self.ended
+        states = {place.state for place in self.places.values()}
+        return next((state for state in _WORST_FIRST if state in states), PinState.ACTIVE)
+
+    @property
+    def tokens_pinned(self) -> int:
+        """Length of the longest prefix that some engine holds."""
+        return max((place.tokens_pinned for place in self.places.values()), default=0)
+
+    @property
+    def reason(self) -> str:
+        """Why it is less than was asked for, by engine."""
+        parts = [f"{name}: {p.reason}" for name, p in sorted(self.places.items()) if p.reason]
+        return "; ".join(parts)
+
+    def request(self, instance_id: str, *, now: float) -> PinRequest:
+        """The pin as an engine is first asked for it."""
+        content = self.content
+        return PinRequest(
+            pin_id=self.pin_id,
+            version=self.version,
+            location=self.places[instance_id].location,
+            tokens=content.tokens,
+            owner=content.owner,
+            scope=content.scope,
+            ttl_seconds=None if self.expires_at is None else max(0.0, self.expires_at - now),
+            renew=content.renew,
+            on_missing=content.on_missing,
+            labels=content.labels,
+        )
+
+    def again(self, instance_id: str, *, now: float) -> PinRequest:
+        """The pin as an engine is asked for it that has lost it, by a restart for example.
+
+        What it held is reserved; what it never held is not charged for.
+        """
+        request = self.request(instance_id, now=now)
+        covered = self.places[instance_id].covered
+        ttl = request.ttl_seconds
+        if self.content.renew is Renew.ON_HIT:
+            # The engine starts the time anew with what it was sent.
+            ttl = self.content.ttl_seconds
+        if not covered:
+            return msgspec.structs.replace(request, ttl_seconds=ttl)
+        tokens = request.tokens
+        if self.content.on_missing is OnMissing.PARTIAL:
+            tokens = tokens[: covered * TOKEN_BYTES]
+        return msgspec.structs.replace(
+            request, tokens=tokens, ttl_seconds=ttl, on_missing=OnMissing.RESERVE
+        )
+
+
+def sane_ttl(seconds: float | None) -> float | None:
+    """A time to live as an engine reports it; what is no number is no end."""
+    return max(0.0, seconds) if seconds is not None and math.isfinite(seconds) else None

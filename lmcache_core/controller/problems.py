@@ -1,0 +1,170 @@
+"""Failures as problem documents (RFC 9457)."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi.datastructures import ResponseSpec
+
+from lmcache_core.controller.failures import (
+    BodyError,
+    EngineAwayError,
+    EngineRefusedError,
+    FieldError,
+    LedgerFullError,
+    PreconditionError,
+    TooManyError,
+)
+from lmcache_core.errors import (
+    CapacityError,
+    ConflictError,
+    DeadlineExceededError,
+    LMCacheError,
+    UnknownNameError,
+)
+from lmcache_core.keys import TokenRangeError
+from lmcache_core.log import get_logger
+
+log = get_logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What went wrong.
+
+    Attributes:
+        type: A name of the kind of problem.
+        title: The kind in words.
+        status: The HTTP status.
+        detail: What failed, what is available, what to do.
+        available: The names that would have been found.
+        facts: The numbers.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    available: list[str] | None = None
+    facts: dict[str, int] = {}
+
+
+_KINDS: dict[type[LMCacheError], tuple[int, str]] = {
+    BodyError: (400, "malformed-body"),
+    FieldError: (422, "invalid-field"),
+    TokenRangeError: (422, "invalid-field"),
+    UnknownNameError: (404, "unknown-name"),
+    PreconditionError: (412, "precondition-failed"),
+    ConflictError: (409, "conflict"),
+    TooManyError: (429, "too-many"),
+    CapacityError: (507, "no-room"),
+    LedgerFullError: (507, "no-room"),
+    EngineAwayError: (503, "engine-away"),
+    DeadlineExceededError: (504, "deadline-exceeded"),
+}
+
+_REFUSALS: dict[str, tuple[int, str]] = {
+    "invalid": (422, "invalid-field"),
+    "capacity": (507, "no-room"),
+    "conflict": (409, "conflict"),
+    "unknown_location": (404, "unknown-name"),
+    "missing": (409, "not-cached"),
+    "deadline": (504, "deadline-exceeded"),
+    "internal": (503, "engine-failed"),
+}
+
+_TITLES = {
+    "malformed-body": "The body is no JSON",
+    "invalid-field": "A field of the request is wrong",
+    "unknown-name": "There is nothing of that name",
+    "precondition-failed": "The precondition does not hold",
+    "conflict": "It exists in another form",
+    "too-many": "Too much is under way",
+    "no-room": "There is no room for it",
+    "engine-away": "The engine cannot be asked",
+    "engine-failed": "The engine failed",
+    "deadline-exceeded": "The deadline has passed",
+    "not-cached": "Something that has to be cached is not",
+}
+
+
+def problem_of(error: Exception) -> Problem:
+    """The problem document of a failure."""
+    if isinstance(error, EngineRefusedError):
+        status, name = _REFUSALS.get(error.kind, _REFUSALS["internal"])
+        return _problem(status, name, str(error), facts=error.facts)
+    if isinstance(error, LMCacheError):
+        for kind in type(error).__mro__:
+            if kind in _KINDS:
+                status, name = _KINDS[kind]
+                available = error.available if isinstance(error, UnknownNameError) else None
+                return _problem(status, name, str(error), available, _facts(error))
+    if isinstance(error, HTTPException):
+        status = 422 if isinstance(error, ValidationException) else error.status_code
+        return _generic(status, _http_detail(error))
+    return _generic(500, "the controller failed; its log says how")
+
+
+def answer_with_problem(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    """Answer a request that failed; Litestar calls this for every exception."""
+    problem = problem_of(error)
+    if problem.status == 500:
+        log.error("request.failed", path=request.url.path, exc_info=error)
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if problem.status in (429, 503):
+        headers["Retry-After"] = "1"
+    return Response(problem, status_code=problem.status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def _problem(
+    status: int,
+    name: str,
+    detail: str,
+    available: list[str] | None = None,
+    facts: dict[str, int] | None = None,
+) -> Problem:
+    return Problem(
+        type=f"urn:lmcache:problem:{name}",
+        title=_TITLES[name],
+        status=status,
+        detail=detail,
+        available=available,
+        facts=facts or {},
+    )
+
+
+def _generic(status: int, detail: str) -> Problem:
+    title = HTTPStatus(status).phrase
+    return Problem(type="about:blank", title=title, status=status, detail=detail or title)
+
+
+def _facts(error: LMCacheError) -> dict[str, int]:
+    if isinstance(error, LedgerFullError):
+        return error.facts
+    if isinstance(error, CapacityError):
+        return {
+            "asked_bytes": error.asked_bytes,
+            "used_bytes": error.used_bytes,
+            "limit_bytes": error.limit_bytes,
+        }
+    return {}
+
+
+def _http_detail(error: HTTPException) -> str:
+    if isinstance(error, ValidationException) and isinstance(error.extra, list):
+        parts = [f"{item.get('key', 'request')}: {item.get('message')}" for item in error.extra]
+        return "; ".join(parts) or error.detail
+    return error.detail
+
+
+def responses(*statuses: int) -> dict[int, ResponseSpec]:
+    """Document the problems that a route may answer with."""
+    return {
+        status: ResponseSpec(Problem, description=HTTPStatus(status).phrase, media_type=MEDIA_TYPE)
+        for status in statuses
+    }

@@ -1,0 +1,179 @@
+"""Taking what engines send, one message at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import Counter
+
+from lmcache_core.api.messages import (
+    EngineMessage,
+    Events,
+    Goodbye,
+    HealthCommand,
+    Heartbeat,
+    Identify,
+    Refused,
+    Register,
+    Reply,
+    WantSnapshot,
+    Welcome,
+)
+from lmcache_core.api.transport import ControllerListener, Peer
+from lmcache_core.controller.commands import Commands
+from lmcache_core.controller.directory import Directory
+from lmcache_core.controller.engine_record import EngineRecord, EngineState
+from lmcache_core.controller.ledger import Ledger
+from lmcache_core.controller.placement import Placement
+from lmcache_core.controller.reconciler import Reconciler
+from lmcache_core.errors import LMCacheError
+from lmcache_core.log import get_logger
+
+log = get_logger(__name__)
+
+MESSAGES_PER_TURN = 16
+"""A queue that is never empty must not keep requests from being served."""
+
+SWEEP_SECONDS = 0.25
+PROBE_SECONDS = 1.0
+
+
+class Reception:
+    """The controller's ear: keeps directory, placement and ledger true.
+
+    Args:
+        listener: Where engines dial.
+        directory: The engines.
+        placement: Who holds what.
+        ledger: The pins.
+        commands: Where replies go.
+        reconciler: Told of engines that come and go.
+    """
+
+    def __init__(
+        self,
+        listener: ControllerListener,
+        *,
+        directory: Directory,
+        placement: Placement,
+        ledger: Ledger,
+        commands: Commands,
+        reconciler: Reconciler,
+    ) -> None:
+        self._listener = listener
+        self._directory = directory
+        self._placement = placement
+        self._ledger = ledger
+        self._commands = commands
+        self._reconciler = reconciler
+        self.messages: Counter[str] = Counter()
+
+    async def run(self) -> None:
+        """Take messages for ever; a defect costs the message that showed it."""
+        while True:
+            for _ in range(MESSAGES_PER_TURN):
+                peer, message = await self._listener.receive()
+                self.messages[type(message).__name__.lower()] += 1
+                try:
+                    await self._take(peer, message)
+                except LMCacheError as error:
+                    log.warning("reception.message_refused", reason=str(error))
+                except Exception:
+                    log.exception("reception.message_failed", message=type(message).__name__)
+            await asyncio.sleep(0)
+
+    async def sweep(self) -> None:
+        """Notice for ever engines that are silent and pins whose time is up."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                for engine in self._directory.sweep():
+                    self._gone(engine, "has not been heard of for three heartbeats")
+                for row in self._ledger.expire():
+                    log.info("pin.expired", pin_id=row.pin_id)
+            except Exception:
+                log.exception("reception.sweep_failed")
+
+    async def _take(self, peer: Peer, message: EngineMessage) -> None:
+        if isinstance(message, Register):
+            await self._register(peer, message)
+            return
+        if isinstance(message, Reply):
+            # A reply that comes after its deadline still tells what is held.
+            if not self._commands.take(message) and message.pin is not None:
+                self._ledger.take(message.instance_id, message.pin)
+            return
+        engine = self._directory.heard(peer, message.instance_id, message.incarnation)
+        if engine is None:
+            if not isinstance(message, Goodbye):
+                await self._listener.send(peer, Identify())
+        elif isinstance(message, Heartbeat):
+            await self._heartbeat(engine, message)
+        elif isinstance(message, Events):
+            if self._placement.take(message):
+                await self._listener.send(peer, WantSnapshot())
+        else:
+            engine.state = EngineState.STOPPED
+            self._gone(engine, "has stopped")
+
+    async def _register(self, peer: Peer, message: Register) -> None:
+        rival = self._directory.rival(message)
+        if rival is not None:
+            if await self._is_connected(rival):
+                reason = (
+                    f"another engine, process {rival.pid} on host {rival.host!r}, is live under "
+                    f"the id {message.instance_id!r}; set lmcache_instance_id to another one"
+                )
+                log.warning("engine.refused", instance_id=message.instance_id, reason=reason)
+                await self._listener.send(
+                    peer,
+                    Refused(
+                        instance_id=message.instance_id,
+                        incarnation=message.incarnation,
+                        reason=reason,
+                    ),
+                )
+                return
+            self._gone(rival, "has lost its connection and another has taken its id")
+        known = next((e for e in self._directory if e.instance_id == message.instance_id), None)
+        engine = self._directory.register(peer, message)
+        want = self._placement.start(engine, message.sequence, anew=engine is not known)
+        log.info(
+            "engine.registered",
+            instance_id=engine.instance_id,
+            incarnation=engine.incarnation,
+            host=engine.host,
+            pid=engine.pid,
+            model=engine.namespace.model,
+            locations=engine.locations,
+        )
+        await self._listener.send(
+            peer,
+            Welcome(
+                instance_id=engine.instance_id,
+                incarnation=engine.incarnation,
+                ledger_id=self._ledger.ledger_id,
+                want_snapshot=want,
+            ),
+        )
+        self._reconciler.registered(engine, message)
+
+    async def _is_connected(self, engine: EngineRecord) -> bool:
+        """Whether an engine's connection stands; a killed process's is gone at once."""
+        probe = HealthCommand(request_id=f"probe.{uuid.uuid4()}", deadline_seconds=PROBE_SECONDS)
+        return await self._listener.send(engine.peer, probe)
+
+    async def _heartbeat(self, engine: EngineRecord, message: Heartbeat) -> None:
+        engine.tiers = message.tiers or engine.tiers
+        engine.counters = dict(message.counters)
+        for report in message.pins:
+            self._ledger.take(engine.instance_id, report)
+        if self._placement.note(engine.instance_id, message.sequence):
+            await self._listener.send(engine.peer, WantSnapshot())
+        self._reconciler.nudge(engine)
+
+    def _gone(self, engine: EngineRecord, reason: str) -> None:
+        log.warning("engine.gone", instance_id=engine.instance_id, reason=reason)
+        self._placement.drop(engine.instance_id)
+        self._commands.abandon(engine, reason)
+        self._reconciler.gone(engine)

@@ -1,0 +1,119 @@
+"""Telling an engine what it should hold, whenever it may not know."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from lmcache_core.api.deadline import Deadline
+from lmcache_core.api.messages import Register
+from lmcache_core.controller.engine_record import EngineRecord
+from lmcache_core.controller.failures import EngineRefusedError, LedgerFullError
+from lmcache_core.controller.keeper import PinKeeper
+from lmcache_core.controller.ledger import Ledger
+from lmcache_core.errors import LMCacheError
+from lmcache_core.log import get_logger
+
+log = get_logger(__name__)
+
+COMMAND_SECONDS = 10.0
+RETRY_SECONDS = 30.0
+"""How long an engine that has refused a pin is left alone about it."""
+
+
+class Reconciler:
+    """Compares the ledger with what engines say they hold.
+
+    Args:
+        ledger: The pins.
+        keeper: Tells engines.
+    """
+
+    def __init__(self, ledger: Ledger, keeper: PinKeeper) -> None:
+        self._ledger = ledger
+        self._keeper = keeper
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def registered(self, engine: EngineRecord, message: Register) -> None:
+        """An engine says what it holds: adopt, release, or ask for it anew."""
+        name = engine.instance_id
+        self._ledger.lose(name, "the engine has restarted or lost it")
+        for request, report in zip(message.pin_requests, message.pins, strict=False):
+            row = self._ledger.get(request.pin_id)
+            buried = self._ledger.tombstones.version(request.pin_id, name)
+            if buried is not None and buried >= request.version:
+                continue
+            if row is not None and (row.ended or row.version > request.version):
+                if row.ended or name not in row.places:
+                    self._ledger.tombstones.bury(request.pin_id, name, row.version)
+                continue
+            if row is not None and row.version == request.version and name in row.places:
+                self._ledger.take(name, report)
+                continue
+            try:
+                self._ledger.adopt(name, engine.identity, request, report)
+            except LedgerFullError as error:
+                log.warning("pin.not_adopted", pin_id=request.pin_id, reason=str(error))
+        for row in self._ledger.at(name):
+            place = row.places[name]
+            if row.ended or place.told == row.version:
+                continue
+            if place.identity == engine.identity:
+                self._ledger.owe(name, row.pin_id, retry_at=0.0, reason=place.reason)
+            else:
+                place.reason = f"the instance now serves {engine.namespace.model!r} otherwise"
+        self.nudge(engine)
+
+    def gone(self, engine: EngineRecord) -> None:
+        """An engine cannot be asked any more."""
+        self._ledger.lose(engine.instance_id, f"the engine is {engine.state.value}")
+        task = self._tasks.pop(engine.instance_id, None)
+        if task is not None:
+            task.cancel()
+
+    def nudge(self, engine: EngineRecord) -> None:
+        """Tell an engine what it is owed, unless that is being done."""
+        name = engine.instance_id
+        task = self._tasks.get(name)
+        if task is not None and not task.done():
+            return
+        self._tasks.pop(name, None)
+        if self._ledger.owed(name, time.monotonic()) or self._ledger.tombstones.owed(name):
+            self._tasks[name] = asyncio.create_task(self._settle(engine))
+
+    async def close(self) -> None:
+        """Stop telling."""
+        tasks = list(self._tasks.values())
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _settle(self, engine: EngineRecord) -> None:
+        name = engine.instance_id
+        try:
+            for pin_id, version in self._ledger.tombstones.owed(name):
+                await self._tell_released(engine, pin_id, version)
+            for row in self._ledger.owed(name, time.monotonic()):
+                await self._tell(engine, row.pin_id)
+        except LMCacheError as error:
+            # It is away or slow; its next sign of life begins this again.
+            log.info("reconciler.interrupted", instance_id=name, reason=str(error))
+
+    async def _tell_released(self, engine: EngineRecord, pin_id: str, version: int) -> None:
+        try:
+            await self._keeper.tell_released(engine, pin_id, version, Deadline(COMMAND_SECONDS))
+        except EngineRefusedError as error:
+            # It holds a higher version, which it will report or has reported.
+            log.warning("pin.release_refused", pin_id=pin_id, reason=str(error))
+            self._ledger.tombstones.acknowledge(pin_id, engine.instance_id, version)
+
+    async def _tell(self, engine: EngineRecord, pin_id: str) -> None:
+        try:
+            await self._keeper.tell(engine, pin_id, Deadline(COMMAND_SECONDS))
+        except EngineRefusedError as error:
+            retry_at = time.monotonic() + RETRY_SECONDS
+            row = self._ledger.get(pin_id)
+            if row is not None and engine.instance_id in row.places:
+                self._ledger.owe(engine.instance_id, pin_id, retry_at=retry_at, reason=str(error))
+            log.warning("pin.not_held", pin_id=pin_id, reason=str(error))

@@ -1,0 +1,21 @@
+"""The routes, one module per noun."""
+
+from __future__ import annotations
+
+from litestar import Controller
+
+from lmcache_core.controller.routes.classic import ClassicRoutes
+from lmcache_core.controller.routes.instances import InstanceRoutes
+from lmcache_core.controller.routes.pins import PinRoutes
+from lmcache_core.controller.routes.plugins import PluginRoutes
+from lmcache_core.controller.routes.system import SystemRoutes
+
+ROUTES: list[type[Controller]] = [
+    ClassicRoutes,
+    PinRoutes,
+    InstanceRoutes,
+    PluginRoutes,
+    SystemRoutes,
+]
+
+__all__ = ["ROUTES"]

@@ -1,0 +1,162 @@
+"""Requests and answers of the classic routes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from lmcache_core.api.pins import OnMissing
+from lmcache_core.controller.routes import fields
+from lmcache_core.controller.routes.pin_view import PinView
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Root of requests."""
+
+
+class PinBody(Body, frozen=True, kw_only=True):
+    """Pin a token sequence in one instance; the last five fields are optional extras."""
+
+    instance_id: fields.InstanceId
+    location: fields.Location
+    tokens: fields.Tokens
+    cache_salt: fields.CacheSalt | None = None
+    adapter: fields.Adapter | None = None
+    ttl_s: fields.TtlSeconds | None = None
+    owner: fields.Owner = "default"
+    on_missing: OnMissing = OnMissing.PARTIAL
+    labels: fields.Labels = {}
+    timeout_s: fields.TimeoutSeconds | None = None
+
+
+class UnpinBody(Body, frozen=True, kw_only=True):
+    """Release a pin: its id, or the event that made it, or the body that asked for it."""
+
+    pin_id: str | None = None
+    event_id: str | None = None
+    instance_id: fields.InstanceId | None = None
+    location: fields.Location | None = None
+    tokens: fields.Tokens | None = None
+    cache_salt: fields.CacheSalt | None = None
+    adapter: fields.Adapter | None = None
+    ttl_s: fields.TtlSeconds | None = None
+    owner: fields.Owner = "default"
+    on_missing: OnMissing = OnMissing.PARTIAL
+    labels: fields.Labels = {}
+    timeout_s: fields.TimeoutSeconds | None = None
+
+
+class PinsBody(Body, frozen=True, kw_only=True):
+    """List pins, all or those that match."""
+
+    instance_id: fields.InstanceId | None = None
+    location: fields.Location | None = None
+    owner: fields.Owner | None = None
+
+
+class LookupBody(Body, frozen=True, kw_only=True):
+    """Ask who holds a token sequence."""
+
+    tokens: fields.Tokens
+    cache_salt: fields.CacheSalt | None = None
+    adapter: fields.Adapter | None = None
+    timeout_s: fields.TimeoutSeconds | None = None
+
+
+class ClearBody(Body, frozen=True, kw_only=True):
+    """Drop unpinned chunks of a tier: of some tokens, or all of them."""
+
+    instance_id: fields.InstanceId
+    location: fields.Location
+    tokens: fields.Tokens | None = None
+    cache_salt: fields.CacheSalt | None = None
+    adapter: fields.Adapter | None = None
+    force: bool = False
+    timeout_s: fields.TimeoutSeconds | None = None
+
+
+class HealthBody(Body, frozen=True, kw_only=True):
+    """Ask an engine whether it is well."""
+
+    instance_id: fields.InstanceId
+    timeout_s: fields.TimeoutSeconds | None = None
+
+
+class CheckFinishBody(Body, frozen=True, kw_only=True):
+    """Ask how far an operation is."""
+
+    event_id: str
+
+
+class QueryInstanceBody(Body, frozen=True, kw_only=True):
+    """Ask which instance is on a host."""
+
+    ip: str
+    event_id: str | None = None
+
+
+class QueryWorkerInfoBody(Body, frozen=True, kw_only=True):
+    """Ask for the workers of an instance, or of ``all``."""
+
+    instance_id: fields.InstanceId
+    worker_ids: list[int] | None = None
+    event_id: str | None = None
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """How many tokens an operation was about."""
+
+    event_id: str
+    num_tokens: int
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """By instance, the location that holds most of a sequence, and how many tokens."""
+
+    event_id: str
+    layout_info: dict[str, tuple[str, int]]
+
+
+class PinsAnswer(msgspec.Struct, frozen=True):
+    """All pins that match."""
+
+    event_id: str
+    pins: list[PinView]
+
+
+class HealthAnswer(msgspec.Struct, frozen=True):
+    """By worker, 0 where all is well, else the number of tiers that are not."""
+
+    event_id: str
+    error_codes: dict[str, int]
+
+
+class StatusAnswer(msgspec.Struct, frozen=True):
+    """``running``, ``done`` or ``failed``."""
+
+    status: str
+
+
+class InstanceAnswer(msgspec.Struct, frozen=True):
+    """The instance on a host."""
+
+    event_id: str
+    res: str
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One rank; the engine speaks for all of its ranks."""
+
+    instance_id: str
+    worker_id: int
+    ip: str
+    port: int
+    peer_init_url: str | None
+    registration_time: float
+    last_heartbeat_time: float
+
+
+class WorkersAnswer(msgspec.Struct, frozen=True):
+    """The ranks that match."""
+
+    event_id: str
+    worker_infos: list[WorkerInfo]

@@ -1,0 +1,56 @@
+"""Fields that several requests have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from lmcache_core.keys import EMPTY_SCOPE, Scope
+from lmcache_core.keys.chain import MAX_TOKEN_ID
+
+TokenId = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
+
+Tokens = Annotated[
+    list[TokenId],
+    Meta(min_length=1, description="Token ids, as the server's /tokenize gives them."),
+]
+
+InstanceId = Annotated[str, Meta(min_length=1, max_length=256, description="An engine's id.")]
+
+Location = Annotated[
+    str,
+    Meta(min_length=1, max_length=256, description="Name of a tier, for example LocalCPUBackend."),
+]
+
+PinId = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9._~-]{1,128}$", description="A pin's name, fit for a URL.")
+]
+
+Owner = Annotated[str, Meta(min_length=1, max_length=128, description="Who asks, for quotas.")]
+
+Labels = Annotated[
+    dict[Annotated[str, Meta(max_length=128)], Annotated[str, Meta(max_length=256)]],
+    Meta(max_length=32, description="Notes of the operator's own."),
+]
+
+TtlSeconds = Annotated[
+    float, Meta(gt=0, le=1e9, description="Seconds after which the pin ends by itself.")
+]
+
+TimeoutSeconds = Annotated[
+    float, Meta(gt=0, le=300, description="Deadline of this request in seconds.")
+]
+
+CacheSalt = Annotated[
+    str, Meta(max_length=1024, description="The request's cache_salt; only its digest is kept.")
+]
+
+Adapter = Annotated[str, Meta(max_length=1024, description="The request's adapter, by content.")]
+
+
+def scope_of(cache_salt: str | None, adapter: str | None) -> Scope:
+    """The scope that a request names."""
+    if cache_salt is None and adapter is None:
+        return EMPTY_SCOPE
+    return Scope.of(adapter=adapter, cache_salt=cache_salt)

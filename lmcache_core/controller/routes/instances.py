@@ -1,0 +1,86 @@
+"""``/v1/instances``: the engines."""
+
+from __future__ import annotations
+
+import msgspec
+from litestar import Controller, get
+
+from lmcache_core.api.messages import TierStatus
+from lmcache_core.controller.engine_record import EngineRecord
+from lmcache_core.controller.plane import ControlPlane
+from lmcache_core.controller.problems import responses
+from lmcache_core.keys import Namespace
+
+
+class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine.
+
+    Attributes:
+        state: ``live``, ``silent`` or ``stopped``.
+        registered_at: Unix time.
+        heard_at: Unix time of its last message.
+        namespace: What its keys are seeded with.
+        namespace_digest: The namespace's name, in hex.
+        tiers: Its tiers, from the top.
+        counters: Its running totals.
+        pins: Number of pins that have a place in it.
+    """
+
+    instance_id: str
+    incarnation: int
+    state: str
+    host: str
+    pid: int
+    version: str
+    serving_url: str | None
+    heartbeat_seconds: float
+    registered_at: float
+    heard_at: float
+    namespace: Namespace
+    namespace_digest: str
+    tiers: list[TierStatus]
+    counters: dict[str, int]
+    pins: int
+
+
+class InstanceList(msgspec.Struct, frozen=True):
+    """All engines, by id."""
+
+    instances: list[InstanceView]
+
+
+class InstanceRoutes(Controller):
+    """The engines this controller knows, live or not."""
+
+    path = "/v1/instances"
+    tags = ("instances",)
+
+    @get("/", sync_to_thread=False)
+    def list_instances(self, plane: ControlPlane) -> InstanceList:
+        """List the engines."""
+        return InstanceList([_view(plane, engine) for engine in plane.directory])
+
+    @get("/{instance_id:str}", sync_to_thread=False, responses=responses(404))
+    def get_instance(self, plane: ControlPlane, instance_id: str) -> InstanceView:
+        """Show one engine."""
+        return _view(plane, plane.directory.get(instance_id))
+
+
+def _view(plane: ControlPlane, engine: EngineRecord) -> InstanceView:
+    return InstanceView(
+        instance_id=engine.instance_id,
+        incarnation=engine.incarnation,
+        state=engine.state.value,
+        host=engine.host,
+        pid=engine.pid,
+        version=engine.version,
+        serving_url=engine.serving_url,
+        heartbeat_seconds=engine.heartbeat_seconds,
+        registered_at=engine.registered_at,
+        heard_at=engine.heard_at,
+        namespace=engine.namespace,
+        namespace_digest=engine.digest.hex(),
+        tiers=list(engine.tiers),
+        counters=engine.counters,
+        pins=len(plane.ledger.at(engine.instance_id)),
+    )

@@ -1,0 +1,218 @@
+"""``/v1/pins``: pins as resources."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Annotated
+
+import msgspec
+from litestar import Controller, Response, delete, get, put
+from litestar.params import Parameter
+from msgspec import Meta
+
+from lmcache_core.api.pins import OnMissing, PinState, Renew
+from lmcache_core.controller.failures import FieldError
+from lmcache_core.controller.keeper import ANY_VERSION
+from lmcache_core.controller.pin_row import PinContent, PinRow, Place
+from lmcache_core.controller.plane import ControlPlane
+from lmcache_core.controller.problems import responses
+from lmcache_core.controller.routes import fields
+from lmcache_core.controller.routes.pin_view import PinView, view
+from lmcache_core.errors import UnknownNameError
+from lmcache_core.keys import tokens_to_bytes
+
+_PIN_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+
+IfMatch = Annotated[
+    str | None,
+    Parameter(header="If-Match", description='The version to replace, as "N", or *.'),
+]
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a pin's bytes are to stay."""
+
+    instance_id: fields.InstanceId
+    location: fields.Location
+
+
+class PinBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be pinned, where, for how long."""
+
+    placements: Annotated[
+        list[Placement], Meta(min_length=1, max_length=64, description="One per instance.")
+    ]
+    tokens: fields.Tokens
+    owner: fields.Owner = "default"
+    ttl_s: fields.TtlSeconds | None = None
+    renew: Renew = Renew.FIXED
+    on_missing: OnMissing = OnMissing.PARTIAL
+    labels: fields.Labels = {}
+    cache_salt: fields.CacheSalt | None = None
+    adapter: fields.Adapter | None = None
+    timeout_s: fields.TimeoutSeconds | None = None
+
+    def content(self) -> PinContent:
+        """What the ledger keeps of it.
+
+        Raises:
+            FieldError: Two placements are in one instance.
+        """
+        places = tuple(sorted({Place(p.instance_id, p.location) for p in self.placements}))
+        if len({place.instance_id for place in places}) < len(places):
+            message = "placements: one instance is named with two locations; use two pins"
+            raise FieldError(message)
+        return PinContent(
+            owner=self.owner,
+            places=places,
+            tokens=tokens_to_bytes(self.tokens),
+            scope=fields.scope_of(self.cache_salt, self.adapter),
+            ttl_seconds=self.ttl_s,
+            renew=self.renew,
+            on_missing=self.on_missing,
+            labels=self.labels,
+        )
+
+
+class PinList(msgspec.Struct, frozen=True):
+    """A page of pins.
+
+    Attributes:
+        pins: By id.
+        next: What to give as ``after`` for the next page, or None.
+    """
+
+    pins: list[PinView]
+    next: str | None
+
+
+class PinRoutes(Controller):
+    """Pins by name, with versions."""
+
+    path = "/v1/pins"
+    tags = ("pins",)
+
+    @put(
+        "/{pin_id:str}",
+        responses=responses(400, 404, 409, 412, 413, 422, 429, 503, 504, 507),
+    )
+    async def put_pin(
+        self,
+        plane: ControlPlane,
+        pin_id: str,
+        data: PinBody,
+        if_match: IfMatch = None,
+        if_none_match: Annotated[
+            str | None, Parameter(header="If-None-Match", description="* to only create.")
+        ] = None,
+    ) -> Response[PinView]:
+        """Pin, renew or replace.
+
+        The same body again is safe: an active pin is answered as it is, another
+        is asked for again. Another body needs If-Match with the version.
+        """
+        _check_id(pin_id)
+        if if_none_match not in (None, "*"):
+            message = f"If-None-Match: {if_none_match!r} will not do, only *"
+            raise FieldError(message)
+        with plane.jobs.track("PutPin") as job:
+            job.pin_id = pin_id
+            kept = await plane.keeper.put(
+                pin_id,
+                data.content(),
+                plane.deadline(data.timeout_s),
+                if_match=_version(if_match),
+                if_none_match=if_none_match is not None,
+            )
+            job.num_tokens = kept.num_tokens
+        return _answer(kept.row, 201 if kept.created else 200)
+
+    @get("/{pin_id:str}", sync_to_thread=False, responses=responses(404))
+    def get_pin(self, plane: ControlPlane, pin_id: str) -> Response[PinView]:
+        """Show a pin."""
+        row = plane.ledger.get(pin_id)
+        if row is None:
+            kind = "pin"
+            raise UnknownNameError(kind, pin_id, (), hint="GET /v1/pins lists what is pinned.")
+        return _answer(row, 200)
+
+    @get("/", sync_to_thread=False, responses=responses(422))
+    def list_pins(
+        self,
+        *,
+        plane: ControlPlane,
+        owner: str | None = None,
+        instance_id: str | None = None,
+        location: str | None = None,
+        pin_state: Annotated[PinState | None, Parameter(query="state")] = None,
+        label: Annotated[
+            list[str] | None, Parameter(query="label", description="key=value, all must hold.")
+        ] = None,
+        limit: Annotated[int, Parameter(query="limit", ge=1, le=1000)] = 100,
+        after: str = "",
+    ) -> PinList:
+        """List pins by id, those that match."""
+        wanted = dict(item.partition("=")[::2] for item in label or ())
+
+        def matches(row: PinRow) -> bool:
+            return (
+                (owner is None or row.content.owner == owner)
+                and (instance_id is None or instance_id in row.places)
+                and (location is None or any(p.location == location for p in row.places.values()))
+                and (pin_state is None or row.state is pin_state)
+                and wanted.items() <= row.content.labels.items()
+            )
+
+        rows = (row for row in plane.ledger.rows(after) if matches(row))
+        page = list(itertools.islice(rows, limit + 1))
+        more = page[limit - 1].pin_id if len(page) > limit else None
+        return PinList([view(row) for row in page[:limit]], more)
+
+    @delete(
+        "/{pin_id:str}",
+        status_code=200,
+        responses=responses(404, 412, 422),
+    )
+    async def delete_pin(
+        self, plane: ControlPlane, pin_id: str, if_match: IfMatch = None
+    ) -> Response[PinView]:
+        """Release a pin.
+
+        200 where every engine has acknowledged it, 202 where one has not yet; it
+        is told again when it is next heard of.
+        """
+        with plane.jobs.track("DeletePin") as job:
+            job.pin_id = pin_id
+            released = await plane.keeper.release(
+                pin_id, plane.deadline(None), if_match=_version(if_match)
+            )
+            job.num_tokens = released.num_tokens
+        return _answer(released.row, 202 if released.failures else 200)
+
+
+def _answer(row: PinRow, status: int) -> Response[PinView]:
+    return Response(view(row), status_code=status, headers={"ETag": f'"{row.version}"'})
+
+
+def _check_id(pin_id: str) -> None:
+    if not _PIN_ID.fullmatch(pin_id):
+        message = f"pin id {pin_id!r}: use 1 to 128 of the characters A-Z a-z 0-9 . _ ~ -"
+        raise FieldError(message)
+
+
+def _version(if_match: str | None) -> int | None:
+    """Read If-Match.
+
+    Raises:
+        FieldError: It is no version.
+    """
+    if if_match is None:
+        return None
+    if if_match.strip() == "*":
+        return ANY_VERSION
+    text = if_match.strip().strip('"')
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        message = f'If-Match: {if_match!r} is no version; send the ETag, for example "17", or *'
+        raise FieldError(message)
+    return int(text)
