@@ -66,7 +66,7 @@ def configuration_keys(config: type[msgspec.Struct]) -> list[ConfigKey]:
     """The keys of a plugin's section, from its own type."""
     # A type of the plugin's own that has no schema is listed as anything at all.
     (ref,), components = msgspec.json.schema_components(
-        [config], schema_hook=lambda _: {}, ref_template="{name}"
+        [config], schema_hook=lambda odd: {"title": odd.__name__}, ref_template="{name}"
     )
     section = components[ref["$ref"]]
     required = section.get("required", [])

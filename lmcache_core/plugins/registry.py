@@ -227,7 +227,7 @@ class PluginRegistry:
                     api,
                 )
             specs = _collect(module)
-        except Exception as error:  # noqa: BLE001 - whatever a stranger's import raises is its record
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a stranger's import raises
             return record(PluginStatus.FAILED, f"{type(error).__name__}: {error}", api)
         taken = [spec for spec in specs if (spec.kind, spec.name) in self._specs]
         if taken:
@@ -237,7 +237,9 @@ class PluginRegistry:
             )
         try:
             self._manager.register(module, name=point.name)
+            self._manager.check_pending()  # a hook of a name that nobody calls
         except (ValueError, pluggy.PluginValidationError) as error:
+            self._manager.unregister(name=point.name)  # the hooks before the wrong one are in
             return record(PluginStatus.FAILED, f"{type(error).__name__}: {error}", api, specs)
         for spec in specs:
             self._specs[spec.kind, spec.name] = spec
