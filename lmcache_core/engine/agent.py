@@ -92,6 +92,7 @@ class ControlAgent:
         self._waiting: list[Waiting] = []
         self._sequence = 0
         self._welcomed = False
+        self._namespace = engine.tiers.namespace
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._next_register = 0.0
         self._next_heartbeat = 0.0
@@ -141,6 +142,10 @@ class ControlAgent:
     def _tick(self) -> None:
         now = self._clock()
         self._answer_waiting()
+        if self._engine.tiers.namespace is not self._namespace:
+            # The weights' epoch was raised: the controller computes keys too.
+            self._welcomed = False
+            self._next_register = 0.0
         if not self._welcomed:
             if now >= self._next_register:
                 self._register(now)
@@ -208,12 +213,13 @@ class ControlAgent:
     def _register(self, now: float) -> None:
         tiers = self._engine.tiers
         with tiers.lock:
+            self._namespace = tiers.namespace
             requests, reports = tiers.pins.requests(), tiers.pins.reports()
         self._link.send(
             Register(
                 instance_id=self._instance_id,
                 incarnation=self._incarnation,
-                namespace=tiers.namespace,
+                namespace=self._namespace,
                 tiers=tiers.status(),
                 pins=tuple(reports),
                 pin_requests=tuple(requests),

@@ -206,6 +206,8 @@ class PinTable:
             request = self._pins[pin_id].request
             if request.renew is Renew.ON_HIT and request.ttl_seconds is not None:
                 self._pins[pin_id].due = now + request.ttl_seconds
+                # The ledger keeps deadlines too and must not end it meanwhile.
+                self._changed.add(pin_id)
 
     def report(self, pin_id: str) -> PinReport | None:
         """The report of one pin, or None."""
