@@ -93,7 +93,7 @@ class PinKeeper:
                 raise PreconditionError(message)
             _check_version(pin_id, old, if_match)
             if old is not None and if_match is None:
-                if old.content != content:
+                if not old.is_for(content):
                     message = (
                         f"pin {pin_id!r} exists with other content, at version {old.version}; "
                         f'to replace it send If-Match: "{old.version}"'

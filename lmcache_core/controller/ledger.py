@@ -170,6 +170,7 @@ class Ledger:
             created_at=now,
             updated_at=now,
             places=places,
+            adopted=True,
         )
         self._write(row)
         self.take(instance_id, report)

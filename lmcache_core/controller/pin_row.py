@@ -97,7 +97,7 @@ class PlaceState(msgspec.Struct, kw_only=True):
         self.pinned_bytes = report.pinned_bytes
         self.reserved_bytes = report.reserved_bytes
         self.state, self.reason = report.state, report.reason
-        if self.tokens_pinned < self.covered:
+        if self.tokens_pinned < self.covered and self.state is not PinState.PENDING:
             self.state = PinState.DEGRADED
             self.reason = self.reason or "part of it was lost and is reserved again"
         elif self.state is PinState.ACTIVE and self.tokens_pinned < asked:
@@ -128,6 +128,8 @@ class PinRow(msgspec.Struct, kw_only=True):
         updated_at: Unix time of its last change of version.
         places: What is known of it, by engine.
         ended: ``expired`` or ``released``, or None while it lives.
+        adopted: Whether it was learned from an engine, which knows only what
+            is left of its time.
     """
 
     pin_id: str
@@ -138,6 +140,14 @@ class PinRow(msgspec.Struct, kw_only=True):
     updated_at: float
     places: dict[str, PlaceState]
     ended: PinState | None = None
+    adopted: bool = False
+
+    def is_for(self, content: PinContent) -> bool:
+        """Whether some content is what was asked for."""
+        known = self.content
+        if self.adopted:
+            known = msgspec.structs.replace(known, ttl_seconds=content.ttl_seconds)
+        return known == content
 
     @property
     def state(self) -> PinState:

@@ -47,11 +47,14 @@ class Query(NamedTuple):
 
 
 class Placement:
-    """Streams by engine; soft state, told anew by engines."""
+    """Streams by engine; soft state, told anew by engines.
+
+    Attributes:
+        gaps: How often events were missed.
+    """
 
     def __init__(self) -> None:
         self._streams: dict[str, EventStream] = {}
-        self.events = 0
         self.gaps = 0
 
     def start(self, engine: EngineRecord, sequence: int, *, anew: bool) -> bool:
@@ -66,11 +69,11 @@ class Placement:
         stream = self._streams.get(events.instance_id)
         if stream is None:
             return False
-        gaps = stream.gaps
+        gaps, wanted = stream.gaps, stream.wants_snapshot
         stream.take(events)
-        self.events += 1
         self.gaps += stream.gaps - gaps
-        return stream.gaps > gaps
+        # Once is enough: the next heartbeat asks again should it get lost.
+        return stream.wants_snapshot and not wanted
 
     def note(self, instance_id: str, sequence: int) -> bool:
         """A heartbeat has come; say whether the engine is to be asked for a snapshot."""
@@ -80,7 +83,7 @@ class Placement:
         gaps = stream.gaps
         stream.note(sequence)
         self.gaps += stream.gaps - gaps
-        return stream.wants_snapshot
+        return stream.wants_snapshot and not stream.is_receiving
 
     def drop(self, instance_id: str) -> None:
         """An engine has gone: nothing is known of what it holds."""

@@ -157,6 +157,9 @@ def _facts(error: LMCacheError) -> dict[str, int]:
 
 def _http_detail(error: HTTPException) -> str:
     if isinstance(error, ValidationException) and isinstance(error.extra, list):
+        if any(item.get("key") == "data" for item in error.extra):
+            # Litestar looks for a value of this name where there is no body.
+            return "the body is empty; send a JSON object"
         parts = [f"{item.get('key', 'request')}: {item.get('message')}" for item in error.extra]
         return "; ".join(parts) or error.detail
     return error.detail

@@ -114,7 +114,7 @@ class Reception:
                 await self._listener.send(peer, WantSnapshot())
         else:
             engine.state = EngineState.STOPPED
-            self._gone(engine, "has stopped")
+            self._gone(engine, "has said goodbye")
 
     async def _register(self, peer: Peer, message: Register) -> None:
         rival = self._directory.rival(message)
@@ -173,7 +173,7 @@ class Reception:
         self._reconciler.nudge(engine)
 
     def _gone(self, engine: EngineRecord, reason: str) -> None:
-        log.warning("engine.gone", instance_id=engine.instance_id, reason=reason)
+        log.info("engine.gone", instance_id=engine.instance_id, reason=reason)
         self._placement.drop(engine.instance_id)
         self._commands.abandon(engine, reason)
         self._reconciler.gone(engine)

@@ -99,6 +99,8 @@ class Reconciler:
         except LMCacheError as error:
             # It is away or slow; its next sign of life begins this again.
             log.info("reconciler.interrupted", instance_id=name, reason=str(error))
+        except Exception:
+            log.exception("reconciler.failed", instance_id=name)
 
     async def _tell_released(self, engine: EngineRecord, pin_id: str, version: int) -> None:
         try:

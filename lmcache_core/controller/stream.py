@@ -52,6 +52,11 @@ class EventStream:
         self._staging: dict[str, set[int]] | None = None
         self._torn = False
 
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a part of a snapshot has come and its end has not."""
+        return self._staging is not None or self._torn
+
     def start(self, sequence: int, locations: tuple[str, ...]) -> bool:
         """The engine has registered; say whether it is to send a snapshot."""
         if not self.wants_snapshot and sequence == self._seen and set(locations) == set(self.held):
