@@ -1,0 +1,79 @@
+"""One vLLM engine in a child process, timing its own steps.
+
+Started by ``benchmarks/step_time.py`` with a JSON object of settings as the
+only argument. Prints ``ready``; then for each line on standard input serves
+one round of requests and prints the seconds of every step as a JSON list.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from typing import Any
+
+os.environ.update(
+    VLLM_ENABLE_V1_MULTIPROCESSING="0",
+    VLLM_CPU_KVCACHE_SPACE="1",
+    VLLM_CPU_OMP_THREADS_BIND="nobind",
+    VLLM_LOGGING_LEVEL="ERROR",
+    VLLM_NO_USAGE_STATS="1",
+    VLLM_HOST_IP="127.0.0.1",
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+
+def fill(llm: Any, chunks: int) -> None:
+    """Put synthetic chunks into the index; their pages are never touched."""
+    from lmcache_core.keys import EMPTY_SCOPE
+
+    engine = llm.llm_engine.engine_core.engine_core.scheduler.connector._launched.facade
+    for number in range(chunks):
+        engine.begin("fill", [number], EMPTY_SCOPE)
+        job = engine.plan_store("fill", 1, [0], final=True)
+        if job is not None:
+            engine.acknowledge([job.job_id])
+        engine.finish("fill")
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    from vllm import LLM, SamplingParams
+    from vllm.config import KVTransferConfig
+
+    llm = LLM(
+        model=settings["model"],
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=2048,
+        block_size=32,
+        enable_prefix_caching=False,
+        kv_transfer_config=KVTransferConfig(**settings["transfer"]),
+    )
+    if settings["fill"]:
+        fill(llm, settings["fill"])
+    sampling = SamplingParams(temperature=0, max_tokens=settings["max_tokens"], ignore_eos=True)
+    rng = random.Random(0)
+    engine = llm.llm_engine
+    print("ready", flush=True)
+    for count, line in enumerate(sys.stdin):
+        requests = int(line)
+        for number in range(requests):
+            # Lengths differ, so that prompts end in different steps.
+            prompt = [rng.randrange(20, 500) for _ in range(200 + 17 * number)]
+            engine.add_request(f"{count}-{number}", {"prompt_token_ids": prompt}, sampling)
+        steps = []
+        while engine.has_unfinished_requests():
+            begin = time.perf_counter()
+            engine.step()
+            steps.append(time.perf_counter() - begin)
+        print(json.dumps(steps), flush=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

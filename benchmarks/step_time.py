@@ -1,0 +1,217 @@
+"""What the cache costs a step of real vLLM, beside a connector that does nothing.
+
+    python benchmarks/step_time.py [--rounds 20] [--fill 100000] [--json]
+
+Two vLLM engines, children of this process, serve the same kind of rounds in
+turn: one with a null connector, one with ours, with stores running, an index
+of ``--fill`` chunks, a real controller that asks for a snapshot of all of it
+again and again, and ``--pins`` pins a second over HTTP while it serves. Read
+the ratio of the p99 step times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+REQUESTS = 8
+
+
+class Child:
+    """One engine process."""
+
+    def __init__(self, settings: dict[str, Any], environ: dict[str, str]) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, str(HERE / "step_child.py"), json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(HERE), **environ},
+        )
+        self._expect("ready")
+
+    def round(self, requests: int) -> list[float]:
+        """Serve one round; seconds of each step."""
+        assert self._child.stdin is not None
+        self._child.stdin.write(f"{requests}\n")
+        self._child.stdin.flush()
+        steps: list[float] = json.loads(self._line())
+        return steps
+
+    def close(self) -> None:
+        self._child.kill()
+        self._child.wait()
+
+    def _expect(self, word: str) -> None:
+        while self._line() != word:
+            pass
+
+    def _line(self) -> str:
+        assert self._child.stdout is not None
+        line = self._child.stdout.readline()
+        if not line:
+            sys.exit("an engine ended; run benchmarks/step_child.py by hand to see why")
+        return line.strip()
+
+
+class Disturbance:
+    """A controller, pins at a steady rate, and snapshots without end."""
+
+    def __init__(self, pins_per_second: float, stack: ExitStack, folder: Path) -> None:
+        self._log = folder / "controller.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "lmcache_core.cli.controller"),
+                    *("--port", "0", "--monitor-port", "0"),
+                ],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        stack.callback(self._stop)
+        self.url, self.monitor = self._addresses()
+        self._period = 1 / pins_per_second
+        self._running = threading.Event()
+        self._over = threading.Event()
+        self.pins = 0
+        self._thread = threading.Thread(target=self._pin)
+        self._thread.start()
+
+    def resume(self) -> None:
+        """Let pins flow."""
+        self._running.set()
+
+    def pause(self) -> None:
+        """Let no pins flow."""
+        self._running.clear()
+
+    def _pin(self) -> None:
+        number = 0
+        while not self._over.is_set():
+            if not self._running.wait(0.1):
+                continue
+            number += 1
+            body = {
+                "instance_id": "lmcache_default_instance",
+                "location": "LocalCPUBackend",
+                "tokens": list(range(number % 1000, number % 1000 + 2048)),
+                "ttl_s": 5,
+            }
+            request = urllib.request.Request(
+                f"{self.url}/pin",
+                json.dumps(body).encode(),
+                {"content-type": "application/json"},
+            )
+            begin = time.perf_counter()
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                json.load(answer)
+            self.pins += 1
+            time.sleep(max(0.0, self._period - (time.perf_counter() - begin)))
+
+    def _addresses(self) -> tuple[str, str]:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            text = self._log.read_text()
+            http = re.search(r"http://[\d.]+:\d+", text)
+            tcp = re.search(r"tcp://[\d.]+:\d+", text)
+            if http and tcp:
+                return http.group(), tcp.group()
+            time.sleep(0.05)
+        sys.exit(f"the controller did not start:\n{self._log.read_text()}")
+
+    def _stop(self) -> None:
+        self._over.set()
+        self._running.set()
+        self._thread.join()
+        self._process.terminate()
+        self._process.wait()
+
+
+def quantile(values: list[float], q: float) -> float:
+    """The q-quantile of some values."""
+    return sorted(values)[min(len(values) - 1, int(q * len(values)))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--fill", type=int, default=100_000)
+    parser.add_argument("--pins", type=float, default=100)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lmcache-bench-")))
+        model = folder / "model"
+        maker = HERE.parent / "examples" / "tiny_model" / "make_tiny_llama.py"
+        subprocess.run([sys.executable, maker, model, "--dtype", "float32"], check=True)
+        disturbance = Disturbance(args.pins, stack, folder)
+        common = {"model": str(model), "max_tokens": 48}
+        null = Child(
+            {
+                **common,
+                "fill": 0,
+                "transfer": {
+                    "kv_connector": "NullConnector",
+                    "kv_role": "kv_both",
+                    "kv_connector_module_path": "null_connector",
+                },
+            },
+            {},
+        )
+        stack.callback(null.close)
+        ours = Child(
+            {
+                **common,
+                "fill": args.fill,
+                "transfer": {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"},
+            },
+            {
+                "LMCACHE_ENABLE_CONTROLLER": "true",
+                "LMCACHE_CONTROLLER_URL": disturbance.monitor,
+                "LMCACHE_MAX_LOCAL_CPU_SIZE": "8",
+            },
+        )
+        stack.callback(ours.close)
+        steps: dict[str, list[float]] = {"null": [], "ours": []}
+        ratios = []
+        for number in range(args.rounds + 1):
+            plain = null.round(REQUESTS)
+            disturbance.resume()
+            cached = ours.round(REQUESTS)
+            disturbance.pause()
+            if number:  # the first compiles and warms up
+                steps["null"] += plain
+                steps["ours"] += cached
+                ratios.append(quantile(cached, 0.5) / quantile(plain, 0.5))
+        figures = {
+            "p50_ratio": quantile(steps["ours"], 0.5) / quantile(steps["null"], 0.5),
+            "p50_ratio_by_round": statistics.median(ratios),
+            "p99_ratio": quantile(steps["ours"], 0.99) / quantile(steps["null"], 0.99),
+            "null_p50_ms": quantile(steps["null"], 0.5) * 1e3,
+            "null_p99_ms": quantile(steps["null"], 0.99) * 1e3,
+            "steps": len(steps["ours"]),
+            "pins": disturbance.pins,
+        }
+    if args.json:
+        print(json.dumps(figures))
+        return
+    for name, value in figures.items():
+        print(f"{name:20} {value:.3f}")
+
+
+if __name__ == "__main__":
+    main()
