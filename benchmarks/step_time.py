@@ -76,13 +76,14 @@ class Disturbance:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "lmcache_core.cli.controller"),
+                    str(Path(sys.executable).with_name("lmcache_controller")),
                     *("--port", "0", "--monitor-port", "0"),
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        stack.callback(self._stop)
+        stack.callback(self._process.wait)
+        stack.callback(self._process.terminate)
         self.url, self.monitor = self._addresses()
         self._period = 1 / pins_per_second
         self._running = threading.Event()
@@ -126,19 +127,17 @@ class Disturbance:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             text = self._log.read_text()
-            http = re.search(r"http://[\d.]+:\d+", text)
-            tcp = re.search(r"tcp://[\d.]+:\d+", text)
-            if http and tcp:
-                return http.group(), tcp.group()
+            started = re.search(r"port=(\d+) monitor='([^']+)'", text)
+            if started:
+                return f"http://127.0.0.1:{started[1]}", started[2]
             time.sleep(0.05)
         sys.exit(f"the controller did not start:\n{self._log.read_text()}")
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """End the pins; the engine may go afterwards."""
         self._over.set()
         self._running.set()
         self._thread.join()
-        self._process.terminate()
-        self._process.wait()
 
 
 def quantile(values: list[float], q: float) -> float:
@@ -186,6 +185,7 @@ def main() -> None:
             },
         )
         stack.callback(ours.close)
+        stack.callback(disturbance.stop)
         steps: dict[str, list[float]] = {"null": [], "ours": []}
         ratios = []
         for number in range(args.rounds + 1):

@@ -27,7 +27,7 @@ def get_logger(name: str) -> BoundLogger:
     return cast(
         "BoundLogger",
         structlog.wrap_logger(
-            logging.getLogger(f"{ROOT}.{name}"),
+            logging.getLogger(f"{ROOT}.{name.removeprefix('lmcache_core.')}"),
             wrapper_class=BoundLogger,
             processors=[
                 structlog.stdlib.filter_by_level,
