@@ -6,13 +6,15 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	done)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check bench clean python
+.PHONY: help venv quickstart test check bench clean python
 
 help: ## Show this.
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-quickstart: python ## Run the pin example against real vLLM; MODEL=... names a model.
+venv: python ## Make .venv with the core, the plugins and vLLM, or bring it up to date.
 	@$(PYTHON) tools/make_venv.py .venv
+
+quickstart: venv ## Run the pin example against real vLLM; MODEL=... names a model.
 	@.venv/bin/python -m examples.pin.quickstart
 
 test: python ## Run every test from nothing, against wheels; PYTEST_ARGS=... are passed on.
@@ -21,8 +23,7 @@ test: python ## Run every test from nothing, against wheels; PYTEST_ARGS=... are
 check: python ## Run ruff, mypy and import-linter.
 	@$(PYTHON) tools/run_checks.py
 
-bench: python ## Run the benchmarks; BENCH_ARGS=... are passed on.
-	@$(PYTHON) tools/make_venv.py .venv
+bench: venv ## Run the benchmarks; BENCH_ARGS=... are passed on.
 	@.venv/bin/python -m benchmarks $(BENCH_ARGS)
 
 clean: ## Remove what the other targets made.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,13 +66,13 @@ def build_wheels(environment: Environment, destination: Path) -> list[Path]:
     """
     core, *plugins = folders()
     common = ("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir")
-    with tempfile.TemporaryDirectory(prefix="lmcache-build-") as build:
-        # Not in the tree: a cache of CMake's from another environment names
-        # paths that are gone.
-        environment.pip(
-            "building the core's wheel",
-            *(*common, str(destination), f"--config-settings=build-dir={build}", str(core)),
-        )
+    # Beside the build tools: CMake's cache names their paths, so that it may be
+    # used again as long as they are there, and no longer.
+    build = environment.folder / "lmcache-build"
+    environment.pip(
+        "building the core's wheel",
+        *(*common, str(destination), f"--config-settings=build-dir={build}", str(core)),
+    )
     environment.pip(
         "building the plugins' wheels", *common, str(destination), *(str(path) for path in plugins)
     )

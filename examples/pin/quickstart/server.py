@@ -45,11 +45,11 @@ class Server:
         variables = [f"{key}={shlex.quote(value)}" for key, value in self.variables.items()]
         return " ".join([*variables, shlex.join(self.command)])
 
-    def start(self, quiet_variables: Mapping[str, str] | None = None) -> None:
+    def start(self, inherited: Mapping[str, str]) -> None:
         """Start it.
 
         Args:
-            quiet_variables: More variables, of no interest to people.
+            inherited: The environment that ``variables`` are laid over.
         """
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
@@ -57,7 +57,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(quiet_variables or {}), **self.variables},
+                env={**inherited, **self.variables},
                 start_new_session=True,
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -14,7 +15,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from examples.pin.quickstart.client import get_text, post
 from examples.pin.quickstart.problem import Problem
 from examples.pin.quickstart.server import Server
-from examples.pin.quickstart.settings import CONFIG_FILE, INSTANCE, ROOT, Settings
+from examples.pin.quickstart.settings import (
+    CONFIG_FILE,
+    INSTANCE,
+    MAX_MODEL_LEN,
+    Settings,
+    short_path,
+)
 
 KV_TRANSFER_CONFIG = '{"kv_connector":"LMCacheConnectorV1","kv_role":"kv_both"}'
 START_SECONDS = 600.0
@@ -52,7 +59,7 @@ def vllm_server(settings: Settings) -> Server:
         *(_script("vllm"), "serve", settings.model),
         *("--served-model-name", settings.model_name),
         *("--host", "localhost", "--port", str(settings.vllm_port)),
-        *("--dtype", settings.dtype, "--max-model-len", "4096", "--enforce-eager"),
+        *("--dtype", settings.dtype, "--max-model-len", str(MAX_MODEL_LEN), "--enforce-eager"),
         *("--no-enable-prefix-caching", "--enable-prompt-tokens-details"),
         *("--kv-transfer-config", KV_TRANSFER_CONFIG),
     ]
@@ -77,7 +84,7 @@ def start(server: Server, settings: Settings) -> None:
     """
     named = settings.model_name == settings.model
     try:
-        server.start({**_QUIET, **({} if named else _OFFLINE)})
+        server.start({**os.environ, **_QUIET, **({} if named else _OFFLINE)})
     except FileNotFoundError as error:
         raise Problem(
             f"{server.command[0]} is not installed beside {sys.executable}; run: make quickstart"
@@ -138,6 +145,4 @@ def _require_alive(server: Server) -> None:
 
 
 def _script(name: str) -> str:
-    """Name a program of this environment, the way a person at the root would where possible."""
-    path = Path(sys.executable).parent / name
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+    return short_path(Path(sys.executable).parent / name)

@@ -91,7 +91,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     model = environ.get("MODEL", "")
     name, dtype = model, "auto"
     if not model:
-        model = os.path.relpath(make_tiny_llama(folder / "tiny-llama", SIZES["demo"]), ROOT)
+        model = short_path(make_tiny_llama(folder / "tiny-llama", SIZES["demo"]))
         name, dtype = "tiny-llama", "float32"
     return Settings(
         model=model,
@@ -103,6 +103,11 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         monitor_port=ports["MONITOR_PORT"],
         folder=folder,
     )
+
+
+def short_path(path: Path) -> str:
+    """Name a file the way a person at the root does, where it lies below it."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def kv_bytes_per_token(config: dict[str, object], dtype: str) -> int:
