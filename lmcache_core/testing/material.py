@@ -30,3 +30,9 @@ def _sample(number: int, nbytes: int) -> bytes:
 def aligned_buffer(nbytes: int) -> memoryview:
     """A writable buffer that starts on a page boundary."""
     return memoryview(mmap.mmap(-1, nbytes))
+
+
+def aligned_buffers(count: int, nbytes: int) -> list[memoryview]:
+    """As many of them, out of one mapping; ``nbytes`` is a page at most."""
+    region = aligned_buffer(count * mmap.PAGESIZE)
+    return [region[start : start + nbytes] for start in range(0, len(region), mmap.PAGESIZE)]

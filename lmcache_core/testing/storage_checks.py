@@ -23,7 +23,12 @@ from lmcache_core.testing.calls import (
     soon,
     stat,
 )
-from lmcache_core.testing.material import aligned_buffer, sample_frame, sample_key
+from lmcache_core.testing.material import (
+    aligned_buffer,
+    aligned_buffers,
+    sample_frame,
+    sample_key,
+)
 from lmcache_core.testing.threads import PATIENCE_SECONDS, together
 
 Peek = Callable[[Key], bytes | None]
@@ -188,12 +193,13 @@ class StorageChecks:
         assert backend.remove([], soon()) == []
 
     def test_many_keys_in_one_call(self, backend: StorageBackend) -> None:
-        numbers = range(600)
-        keys = [sample_key(number) for number in numbers]
-        frames = [sample_frame(number, 64) for number in numbers]
+        keys = [sample_key(number) for number in range(600)]
+        frames = aligned_buffers(600, 64)
+        for key, frame in zip(keys, frames, strict=True):
+            frame[:] = key + key
         assert backend.put(keys, frames, soon()) == [PutStatus.STORED] * 600
         assert backend.stat(keys, soon()) == [64] * 600
-        buffers = [aligned_buffer(64) for _ in numbers]
+        buffers = aligned_buffers(600, 64)
         assert backend.get(keys, buffers, soon()) == [64] * 600
         assert [bytes(buffer) for buffer in buffers] == [bytes(frame) for frame in frames]
         assert backend.remove(keys, soon()) == [True] * 600
