@@ -7,12 +7,14 @@ prefill and a warm one run products of different shapes, and near ties flip.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +23,20 @@ import pytest
 REPOSITORY = Path(__file__).parents[3]
 BLOCK = 32
 
+_SEEDS = count()
+
 os.environ.update(
     VLLM_ENABLE_V1_MULTIPROCESSING="0",
     VLLM_CPU_KVCACHE_SPACE="1",
     VLLM_CPU_OMP_THREADS_BIND="nobind",
+    OMP_NUM_THREADS="1",  # on a busy machine the threads of so small a model wait, 40 times longer
     VLLM_LOGGING_LEVEL="ERROR",
     VLLM_NO_USAGE_STATS="1",
     VLLM_HOST_IP="127.0.0.1",
     HF_HUB_OFFLINE="1",
     TRANSFORMERS_OFFLINE="1",
     TOKENIZERS_PARALLELISM="false",
+    TORCHDYNAMO_DISABLE="1",  # logprobs would be compiled, for half a minute
 )
 
 
@@ -41,26 +47,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings("ignore", "error:::lmcache"))
 
 
-def prompt(length: int, seed: int = 0) -> list[int]:
-    """Token ids of a prompt that shares no prefix with one of another seed."""
-    rng = random.Random(seed)
-    return [1, *(rng.randrange(10, 500) for _ in range(length - 1))]
-
-
-@dataclass
+@dataclass(frozen=True)
 class Answer:
     """What came back for one prompt."""
 
-    tokens: list[int]
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
     cached: int
 
+    def same_as(self, other: Answer) -> bool:
+        """Whether tokens are equal and no logit has moved visibly.
 
-@dataclass
+        Two ways to compute one prefix differ by less than 1e-5 in float32; a
+        page of another token moves them by more than a hundred times that.
+        """
+        return self.tokens == other.tokens and all(
+            math.isclose(mine, its, abs_tol=1e-3)
+            for mine, its in zip(self.logprobs, other.logprobs, strict=True)
+        )
+
+
 class Serving:
-    """A vLLM engine with the connector in it."""
+    """A vLLM engine with the connector in it, all in this process."""
 
-    llm: Any
-    finished: list[Any] = field(default_factory=list)
+    def __init__(self, llm: Any) -> None:
+        self.llm = llm
 
     @property
     def core(self) -> Any:
@@ -72,42 +83,70 @@ class Serving:
 
     @property
     def connector(self) -> Any:
+        """The scheduler's connector."""
         return self.scheduler.connector
+
+    @property
+    def side(self) -> Any:
+        return self.connector._scheduler
+
+    @property
+    def worker(self) -> Any:
+        from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+        return get_kv_transfer_group()._worker
 
     @property
     def engine(self) -> Any:
         return self.connector._launched.facade
 
-    def ask(
-        self, prompts: Sequence[Sequence[int]], tokens: int = 8, **options: Any
-    ) -> list[Answer]:
-        """Serve prompts together, then let their stores be acknowledged."""
+    def sampling(self, tokens: int, **parameters: Any) -> Any:
         from vllm import SamplingParams
 
-        salt = options.pop("cache_salt", None)
-        lora = options.pop("lora_request", None)
-        sampling = SamplingParams(
+        return SamplingParams(
             temperature=0,
             max_tokens=tokens,
             ignore_eos=True,
-            extra_args={"kv_transfer_params": options} if options else None,
+            logprobs=0,
+            extra_args={"kv_transfer_params": parameters} if parameters else None,
         )
+
+    def ask(
+        self,
+        prompts: Sequence[Sequence[int]],
+        tokens: int = 8,
+        *,
+        salt: str | None = None,
+        lora: Any = None,
+        **parameters: Any,
+    ) -> list[Answer]:
+        """Serve prompts together, then let their stores be acknowledged."""
         inputs = [
             {"prompt_token_ids": list(ids), **({"cache_salt": salt} if salt else {})}
             for ids in prompts
         ]
-        outputs = self.llm.generate(inputs, sampling, use_tqdm=False, lora_request=lora)
+        outputs = self.llm.generate(
+            inputs, self.sampling(tokens, **parameters), use_tqdm=False, lora_request=lora
+        )
         self.settle()
-        return [
-            Answer(list(output.outputs[0].token_ids), output.num_cached_tokens)
-            for output in outputs
-        ]
+        answers = []
+        for output in outputs:
+            (only,) = output.outputs
+            logprobs = tuple(
+                step[token].logprob
+                for step, token in zip(only.logprobs, only.token_ids, strict=True)
+            )
+            answers.append(Answer(tuple(only.token_ids), logprobs, output.num_cached_tokens))
+        return answers
 
     def ask_one(self, ids: Sequence[int], tokens: int = 8, **options: Any) -> Answer:
         return self.ask([ids], tokens, **options)[0]
 
-    def step(self) -> None:
-        self.llm.llm_engine.step()
+    def cold(self, ids: Sequence[int], tokens: int = 8, **options: Any) -> Answer:
+        """The answer to a prompt that nothing is cached of, leaving nothing behind."""
+        answer = self.ask_one(ids, tokens, **{"lmcache.skip_save": True}, **options)
+        assert answer.cached == 0, "the prompt was not new"
+        return answer
 
     def settle(self) -> None:
         """Step until every store is acknowledged, as the server's loop does."""
@@ -120,6 +159,19 @@ class Serving:
     def free_blocks(self) -> int:
         return int(self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks())
 
+    def leased(self) -> int:
+        """Cached chunks that somebody keeps from being evicted."""
+        index = self.engine.tiers.memory.index
+        return sum(index.get(key).leases is not None for key in self.engine.tiers.memory.residents)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Sum of a metric of vLLM over the label values that are not named."""
+        return sum(
+            metric.value
+            for metric in self.llm.get_metrics()
+            if metric.name == name and labels.items() <= metric.labels.items()
+        )
+
     def close(self) -> None:
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
@@ -129,62 +181,113 @@ class Serving:
         cleanup_dist_env_and_memory()
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    maker = REPOSITORY / "examples" / "tiny_model" / "make_tiny_llama.py"
-    subprocess.run(
-        [sys.executable, str(maker), str(folder), "--dtype", "float32"],
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    return folder
+class Engines:
+    """Starts engines and keeps the last one for whoever asks for the same."""
 
+    def __init__(self) -> None:
+        self._running: Serving | None = None
+        self._key = ""
 
-@pytest.fixture
-def serve(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Serving]]:
-    """Make engines; each is closed when the next is made or the test ends."""
-    pytest.importorskip("vllm", reason="vLLM is not installed")
-    for name in [name for name in os.environ if name.startswith("LMCACHE_")]:
-        monkeypatch.delenv(name)
-    running: list[Serving] = []
-
-    def close_running() -> None:
-        while running:
-            running.pop().close()
-
-    def make(*, lmcache: dict[str, Any] | None = None, **options: Any) -> Serving:
+    def start(
+        self, model: Path, lmcache: dict[str, Any], kv_role: str, options: dict[str, Any]
+    ) -> Serving:
+        key = repr((model, sorted(lmcache.items()), kv_role, sorted(options.items())))
+        if self._running is not None and key == self._key:
+            return self._running
+        self.stop()
         from vllm import LLM
         from vllm.config import KVTransferConfig
 
-        close_running()
-        settings = {
-            "chunk_size": 64,
-            "max_local_cpu_size": 0.03125,
-            "staging_size": 0.0078125,
-            **(lmcache or {}),
-        }
         transfer = KVTransferConfig(
             kv_connector="LMCacheConnectorV1",
-            kv_role="kv_both",
-            kv_connector_extra_config={f"lmcache.{k}": v for k, v in settings.items()},
+            kv_role=kv_role,
+            kv_connector_extra_config={f"lmcache.{key}": v for key, v in lmcache.items()},
         )
+        try:
+            self._running = Serving(LLM(model=str(model), kv_transfer_config=transfer, **options))
+        except BaseException:
+            from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+            cleanup_dist_env_and_memory()
+            raise
+        self._key = key
+        return self._running
+
+    def stop(self) -> None:
+        if self._running is not None:
+            running, self._running = self._running, None
+            running.close()
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Make tiny models; the same arguments give the same folder."""
+    made: dict[tuple[str, ...], Path] = {}
+
+    def make(*arguments: str) -> Path:
+        if arguments not in made:
+            folder = tmp_path_factory.mktemp("model") / "tiny"
+            maker = REPOSITORY / "examples" / "tiny_model" / "make_tiny_llama.py"
+            subprocess.run(
+                [sys.executable, str(maker), str(folder), "--dtype", "float32", *arguments],
+                check=True,
+                capture_output=True,
+                timeout=120,
+            )
+            made[arguments] = folder
+        return made[arguments]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def engines() -> Iterator[Engines]:
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    for name in [name for name in os.environ if name.startswith("LMCACHE_")]:
+        del os.environ[name]
+    running = Engines()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def serve(engines: Engines, make_model: Callable[..., Path]) -> Callable[..., Serving]:
+    """Start an engine, or have the running one where it is the same."""
+
+    def start(
+        *,
+        model: Path | None = None,
+        lmcache: dict[str, Any] | None = None,
+        kv_role: str = "kv_both",
+        **options: Any,
+    ) -> Serving:
+        settings = {"chunk_size": 64, "max_local_cpu_size": 1 / 32, "staging_size": 1 / 128}
         arguments = {
-            "model": str(tiny_model),
             "dtype": "float32",
             "enforce_eager": True,
             "max_model_len": 1024,
             "block_size": BLOCK,
             "num_gpu_blocks_override": 256,
             "enable_prefix_caching": False,
-            "kv_transfer_config": transfer,
             "disable_log_stats": False,
-            **options,
         }
-        serving = Serving(LLM(**arguments))
-        running.append(serving)
-        return serving
+        return engines.start(
+            model or make_model(),
+            {**settings, **(lmcache or {})},
+            kv_role,
+            {**arguments, **options},
+        )
 
-    yield make
-    close_running()
+    return start
+
+
+@pytest.fixture
+def fresh() -> Callable[[int], list[int]]:
+    """Make prompts of which none begins with the token that another begins with."""
+
+    def make(length: int) -> list[int]:
+        first = 10 + next(_SEEDS)
+        rng = random.Random(first)
+        return [first, *(rng.randrange(10, 700) for _ in range(length - 1))]
+
+    return make
