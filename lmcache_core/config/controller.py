@@ -128,7 +128,8 @@ def _apply(
             config = msgspec.convert(merged, ControllerConfig, strict=strict)
         except msgspec.ValidationError as error:
             what = str(error).partition(" - at ")[0]
-            message = f"{key}: {value!r} will not do: {what[:1].lower()}{what[1:]}"
+            shown = "what is given" if key == "token" else repr(value)
+            message = f"{key}: {shown} will not do: {what[:1].lower()}{what[1:]}"
             raise ConfigError(message, key=key, source=source) from error
     return config
 

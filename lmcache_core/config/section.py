@@ -119,13 +119,19 @@ class EngineSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Size | None, Meta(description="What one owner's pins may take, in GiB; no bound if absent.")
     ] = None
     lookup_timeout_ms: Annotated[
-        float, Meta(gt=0, description="Deadline of a look-up in a storage tier, in milliseconds.")
+        float,
+        Meta(
+            gt=0,
+            description="Deadline of asking a storage backend whether it holds a chunk, in "
+            "milliseconds. A tier that has an index, as every tier of the core has, asks nothing.",
+        ),
     ] = 50.0
     promotion_timeout_seconds: Annotated[
         Seconds, Meta(description="Deadline of reading a hit from a storage tier into memory.")
     ] = 2.0
     control_timeout_seconds: Annotated[
-        Seconds, Meta(description="Deadline of a command of the controller.")
+        Seconds,
+        Meta(description="Deadline of a command of the controller that carries none of its own."),
     ] = 10.0
     job_timeout_seconds: Annotated[
         Seconds,

@@ -15,6 +15,8 @@ from lmcache_core.errors import ConfigError
 KEYS_0_5_6 = Path(__file__).with_name("lmcache_0_5_6_keys.txt").read_text().split()
 """Names of the keys and aliases of that release, by its own documentation."""
 
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*/*.yaml"))
+
 LOADED: dict[str, dict[str, Any]] = {
     "pin": {
         "chunk_size": 256,
@@ -86,6 +88,11 @@ def test_every_key_is_in_one_list() -> None:
 @pytest.mark.parametrize("example", LOADED)
 def test_a_published_file_loads(tmp_path: Path, example: str) -> None:
     assert load(tmp_path, LOADED[example]).config.memory_tier.backend == "LocalCPUBackend"
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
+def test_our_own_examples_load(path: Path) -> None:
+    assert load_engine_config(environ={}, path=path).config.memory_tier.capacity_bytes
 
 
 @pytest.mark.parametrize("key", REFUSED)
