@@ -1,0 +1,285 @@
+"""Real vLLM, a real controller and a stranger's backend, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from examples.pin.quickstart.server import Server, group_members
+from examples.tiny_model.make_tiny_llama import SIZES, make_tiny_llama
+
+INSTANCE = "the_instance"
+MEMORY = "LocalCPUBackend"
+START_SECONDS = 280
+WAIT_SECONDS = 30
+
+KV_BYTES_PER_TOKEN = 2 * 2 * 2 * 32 * 4
+"""Of the tiny model in float32: two layers, K and V, two heads of 32."""
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def until(what: str, done: Callable[[], Any], seconds: float = WAIT_SECONDS) -> Any:
+    """Wait for something that another process does; return what ``done`` did."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = done()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not so after {seconds} s")
+        time.sleep(0.05)
+
+
+@dataclass
+class Stack:
+    """Both servers and how to talk to them.
+
+    Attributes:
+        folder: Where models and logs go.
+        cache_tokens: Size of the memory tier.
+        storage: Names of storage backends below it.
+        site: A folder with more distributions for vLLM's processes, or None.
+    """
+
+    folder: Path
+    cache_tokens: int
+    storage: Sequence[str] = ()
+    site: Path | None = None
+    controller_port: int = field(default_factory=free_port)
+    monitor_port: int = field(default_factory=free_port)
+    vllm_port: int = field(default_factory=free_port)
+
+    def __post_init__(self) -> None:
+        programs = Path(sys.executable).parent
+        model = make_tiny_llama(self.folder / "model", SIZES["tiny"])
+        config = self.folder / "lmcache.yaml"
+        size = self.cache_tokens * KV_BYTES_PER_TOKEN / 2**30
+        tiers = [f"  - {{backend: {MEMORY}, max_size: {size:.6f}}}"]
+        tiers += [f"  - {{backend: {name}}}" for name in self.storage]
+        config.write_text(
+            "\n".join(
+                [
+                    "storage:",
+                    *tiers,
+                    "enable_controller: true",
+                    f"lmcache_instance_id: {INSTANCE}",
+                    f"controller_url: 127.0.0.1:{self.monitor_port}",
+                    "lmcache_worker_heartbeat_time: 0.5",
+                ]
+            )
+        )
+        self.vllm = Server(
+            "vLLM",
+            [
+                *(str(programs / "vllm"), "serve", str(model), "--served-model-name", "m"),
+                *("--host", "127.0.0.1", "--port", str(self.vllm_port)),
+                *("--dtype", "float32", "--enforce-eager", "--block-size", "32"),
+                *("--max-model-len", "2048", "--no-enable-prefix-caching"),
+                "--enable-prompt-tokens-details",
+                "--kv-transfer-config",
+                '{"kv_connector":"LMCacheConnectorV1","kv_role":"kv_both"}',
+            ],
+            self.folder / "vllm.log",
+            {
+                "LMCACHE_CONFIG_FILE": str(config),
+                "VLLM_CPU_KVCACHE_SPACE": "1",
+                "VLLM_NO_USAGE_STATS": "1",
+                "VLLM_HOST_IP": "127.0.0.1",
+                "HF_HUB_OFFLINE": "1",
+                "TRANSFORMERS_OFFLINE": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+                **({"PYTHONPATH": str(self.site)} if self.site else {}),
+            },
+        )
+        self.controller = self._controller()
+
+    def _controller(self) -> Server:
+        programs = Path(sys.executable).parent
+        return Server(
+            "the controller",
+            [
+                *(str(programs / "lmcache_controller"), "--port", str(self.controller_port)),
+                *("--monitor-host", "127.0.0.1", "--monitor-port", str(self.monitor_port)),
+            ],
+            self.folder / "controller.log",
+        )
+
+    # -- processes ---------------------------------------------------------
+
+    def start(self) -> None:
+        """Start vLLM first and the controller last: any order has to do."""
+        self.vllm.start(os.environ)
+        until("vLLM answers", self._vllm_ready, START_SECONDS)
+        self.start_controller()
+
+    def start_controller(self) -> None:
+        """Start a controller that knows nothing, and wait until the engine is there."""
+        self.controller = self._controller()
+        self.controller.start(os.environ)
+        until("the engine has registered", self.registered)
+
+    def stop(self) -> None:
+        self.controller.stop()
+        self.vllm.stop()
+
+    def registered(self) -> bool:
+        try:
+            answer = self.post("query_worker_info", {"instance_id": INSTANCE})
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == 200 and bool(answer.json()["worker_infos"])
+
+    def engine_core(self) -> int:
+        """The process that schedules, and with it the engine."""
+        for pid in group_members(self.vllm.pid):
+            if "EngineCor" in Path(f"/proc/{pid}/comm").read_text():
+                return pid
+        raise AssertionError("vLLM has no engine core")
+
+    def freeze(self, pid: int) -> None:
+        os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self, pid: int) -> None:
+        os.kill(pid, signal.SIGCONT)
+
+    # -- requests ----------------------------------------------------------
+
+    def complete(self, prompt: Sequence[int], tokens: int = 8) -> tuple[list[int], int]:
+        """Greedy tokens of a completion, and how many of the prompt's were cached."""
+        body = {
+            "model": "m",
+            "prompt": list(prompt),
+            "max_tokens": tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "return_token_ids": True,
+        }
+        url = f"http://127.0.0.1:{self.vllm_port}/v1/completions"
+        answer = httpx.post(url, json=body, timeout=120)
+        answer.raise_for_status()
+        got = answer.json()
+        details = got["usage"]["prompt_tokens_details"] or {}
+        return got["choices"][0]["token_ids"], details.get("cached_tokens") or 0
+
+    def cached_from(self) -> dict[str, float]:
+        """Tokens that vLLM took from caches since its start, by source."""
+        text = httpx.get(f"http://127.0.0.1:{self.vllm_port}/metrics", timeout=30).text
+        pattern = (
+            r'vllm:prompt_tokens_cached_by_source_total\{[^}]*source="(\w+)"[^}]*\} ([\d.e+]+)'
+        )
+        return {source: float(value) for source, value in re.findall(pattern, text)}
+
+    def post(self, route: str, body: dict[str, Any], seconds: float = 30) -> httpx.Response:
+        url = f"http://127.0.0.1:{self.controller_port}/{route}"
+        return httpx.post(url, json=body, timeout=seconds)
+
+    def get(self, route: str) -> Any:
+        url = f"http://127.0.0.1:{self.controller_port}/{route}"
+        answer = httpx.get(url, timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+    def pin(self, tokens: Sequence[int], location: str = MEMORY, **fields: Any) -> httpx.Response:
+        body = {"instance_id": INSTANCE, "location": location, "tokens": list(tokens), **fields}
+        return self.post("pin", body)
+
+    def _vllm_ready(self) -> bool:
+        assert self.vllm.exit_code is None, self.vllm.last_lines(40)
+        try:
+            url = f"http://127.0.0.1:{self.vllm_port}/health"
+            return httpx.get(url, timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+PLUGIN = """
+from lmcache_core import hookimpl
+from lmcache_core.api import Capability, StorageBackendSpec
+
+LMCACHE_PLUGIN_API = (0, 1)
+
+
+def load():
+    from lmcache_backend_scribe.backend import ScribeBackend
+
+    return ScribeBackend
+
+
+@hookimpl
+def lmcache_register_storage_backends():
+    return [
+        StorageBackendSpec(
+            name="ScribeBackend",
+            summary="keeps frames in a dictionary",
+            load=load,
+            config=config(),
+            capabilities=Capability.SCAN | Capability.USAGE,
+        )
+    ]
+
+
+def config():
+    from lmcache_backend_scribe.backend import ScribeConfig
+
+    return ScribeConfig
+"""
+
+PROJECT = """
+[build-system]
+requires = ["hatchling>=1.25"]
+build-backend = "hatchling.build"
+
+[project]
+name = "lmcache-backend-scribe"
+version = "1.0"
+dependencies = ["lmcache-core>=0.1.dev0"]
+
+[project.entry-points.lmcache_core]
+scribe = "lmcache_backend_scribe.plugin"
+
+[tool.hatch.build.targets.wheel]
+packages = ["src/lmcache_backend_scribe"]
+"""
+
+
+def build_stranger(folder: Path) -> Path:
+    """Build and install the wheel of a backend that this repository knows nothing of.
+
+    Returns:
+        The folder it is installed in.
+    """
+    from lmcache_core.testing import dict_backend
+
+    source = Path(dict_backend.__file__).read_text().replace("Dict", "Scribe")
+    module = folder / "project" / "src" / "lmcache_backend_scribe"
+    module.mkdir(parents=True)
+    (folder / "project" / "pyproject.toml").write_text(PROJECT)
+    (module / "__init__.py").write_text("")
+    (module / "plugin.py").write_text(PLUGIN)
+    (module / "backend.py").write_text(source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    wheels, site = folder / "wheels", folder / "site"
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(wheels)]
+    subprocess.run([*build, str(folder / "project")], check=True, timeout=120)
+    (wheel,) = wheels.glob("*.whl")
+    install = [*pip, "install", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run(install, check=True, timeout=120)
+    return site

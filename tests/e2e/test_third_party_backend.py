@@ -1,0 +1,188 @@
+"""One real server with a stranger's backend below host memory, through everything.
+
+All tests share one vLLM, because it takes a minute to start; each uses
+prompts of its own and leaves both servers as it found them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.stack import INSTANCE, MEMORY, Stack, build_stranger, until
+
+pytest.importorskip("vllm", reason="vLLM is not installed")
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+
+STRANGER = "ScribeBackend"
+CACHE_TOKENS = 4096
+CHUNK = 256
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    return build_stranger(tmp_path_factory.mktemp("stranger"))
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory, site):
+    stack = Stack(tmp_path_factory.mktemp("stack"), CACHE_TOKENS, [STRANGER], site)
+    try:
+        stack.start()
+        yield stack
+    finally:
+        stack.stop()
+
+
+@pytest.fixture
+def prompt(request):
+    """Makes prompts that share nothing with those of other tests."""
+    rng = random.Random(request.node.name)
+    return lambda length: [rng.randrange(20, 500) for _ in range(length)]
+
+
+def flood(stack, factor=3):
+    rng = random.Random(time.monotonic_ns())
+    for _ in range(factor * CACHE_TOKENS // 1024 + 1):
+        stack.complete([rng.randrange(20, 500) for _ in range(1024)], 1)
+
+
+def test_the_stranger_is_listed(site):
+    command = [str(Path(sys.executable).with_name("lmcache")), "plugins", "--json"]
+    listed = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        check=True,
+        timeout=60,
+        text=True,
+    )
+    assert STRANGER in listed.stdout
+    json.loads(listed.stdout)
+
+
+def test_a_pin_right_after_the_answer_pins_all_of_the_prompt(stack, prompt):
+    for length in (12, 300, 700):
+        tokens = prompt(length)
+        stack.complete(tokens, 1)
+        answer = stack.pin(tokens)
+        assert answer.json()["num_tokens"] == length, answer.text
+        stack.post("unpin", {"event_id": answer.json()["event_id"]}).raise_for_status()
+
+
+def test_never_seen_tokens_pin_nothing_and_a_cached_prefix_is_pinned(stack, prompt):
+    tokens = prompt(700)
+    assert stack.pin(tokens).json()["num_tokens"] == 0
+    stack.complete(tokens[:300], 1)
+    assert stack.pin(tokens).json()["num_tokens"] == 300
+    assert stack.post("clear", {"instance_id": INSTANCE, "location": MEMORY}).status_code == 200
+    assert stack.pin(tokens).json()["num_tokens"] == 300, "clear passes over what is pinned"
+
+
+def test_the_pinned_prompt_survives_a_flood_of_three_caches(stack, prompt):
+    pinned, other = prompt(100), prompt(100)
+    cold, _ = stack.complete(pinned)
+    stack.complete(other)
+    assert stack.pin(pinned).json()["num_tokens"] == 100
+    before = stack.cached_from().get("host", 0)
+    flood(stack)
+    warm, cached = stack.complete(pinned)
+    assert (warm, cached) == (cold, 99)
+    assert stack.cached_from()["host"] >= before + 99
+    assert stack.complete(other)[1] < 10
+
+
+def test_the_stranger_serves_what_memory_has_lost_through_a_controller_restart(stack, prompt):
+    tokens = prompt(2 * CHUNK + 40)
+    cold, _ = stack.complete(tokens)
+    report = until(
+        "the frames are pinned below",
+        lambda: stack.pin(tokens, STRANGER).json()["num_tokens"] == 2 * CHUNK,
+    )
+    assert report
+    stack.controller.stop()
+    flood(stack)
+    stack.start_controller()
+    below = sum(n for source, n in stack.cached_from().items() if source not in ("host", "device"))
+    warm, cached = stack.complete(tokens)
+    assert warm == cold
+    assert cached >= 2 * CHUNK
+    after = sum(n for source, n in stack.cached_from().items() if source not in ("host", "device"))
+    assert after == below + 2 * CHUNK
+    assert stack.pin(tokens, STRANGER).json()["num_tokens"] == 2 * CHUNK
+
+
+def test_sixty_four_pins_at_once_all_succeed(stack, prompt):
+    tokens = prompt(300)
+    stack.complete(tokens, 1)
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(lambda n: stack.pin(tokens[: 200 + n]), range(64)))
+    assert [answer.json()["num_tokens"] for answer in answers] == [200 + n for n in range(64)]
+    for answer in answers:
+        assert stack.post("unpin", {"event_id": answer.json()["event_id"]}).status_code == 200
+
+
+def test_a_frozen_engine_costs_a_deadline_and_recovers_by_itself(stack, prompt):
+    tokens = prompt(60)
+    cold, _ = stack.complete(tokens)
+    core = stack.engine_core()
+    stack.freeze(core)
+    try:
+        begin = time.monotonic()
+        answer = stack.pin(tokens)
+        assert answer.status_code in (503, 504)
+        assert answer.headers["content-type"].startswith("application/problem+json")
+        assert time.monotonic() - begin < 15
+    finally:
+        stack.thaw(core)
+    until("the engine is back", stack.registered)
+    assert stack.complete(tokens) == (cold, 59)
+    until("pins work again", lambda: stack.pin(tokens).status_code == 200)
+
+
+def test_a_frozen_controller_does_not_stop_the_server(stack, prompt):
+    tokens = prompt(60)
+    stack.freeze(stack.controller.pid)
+    try:
+        cold, _ = stack.complete(tokens)
+        assert stack.complete(tokens) == (cold, 59)
+    finally:
+        stack.thaw(stack.controller.pid)
+    until("pins work again", lambda: stack.pin(tokens).status_code == 200)
+    assert stack.pin(tokens).json()["num_tokens"] == 60
+
+
+def test_a_killed_controller_is_replaced_and_the_pins_are_there(stack, prompt):
+    tokens = prompt(60)
+    stack.complete(tokens)
+    pinned = stack.pin(tokens)
+    os.kill(stack.controller.pid, signal.SIGKILL)
+    stack.controller.stop()
+    with pytest.raises(httpx.HTTPError):
+        stack.pin(tokens)
+    assert stack.complete(tokens)[1] == 59
+    stack.start_controller()
+    assert pinned.status_code == 200
+    held = until("the pins are adopted", lambda: stack.get("v1/pins"))
+    assert json.dumps(held).count("pin_id") >= 1
+    assert stack.pin(tokens).json()["num_tokens"] == 60
+
+
+def test_unknown_names_are_answered_with_the_known_ones(stack, prompt):
+    answer = stack.post("pin", {"instance_id": "x", "location": MEMORY, "tokens": [1]})
+    assert (answer.status_code, INSTANCE in answer.text) == (404, True)
+    answer = stack.pin([1], "NoSuchBackend")
+    assert (answer.status_code, STRANGER in answer.text) == (404, True)
+    for tokens in ([], [-1], [2**32], [1.5], ["a"], [True], None):
+        answer = stack.post("pin", {"instance_id": INSTANCE, "location": MEMORY, "tokens": tokens})
+        assert answer.status_code == 422, tokens
