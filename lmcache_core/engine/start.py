@@ -56,9 +56,10 @@ def start(
     """
     lock = threading.RLock()
     seal = FrameSeal(namespace.digest())
-    policy = registry.eviction_policy(config.cache_policy).load()
+    policy = registry.eviction_policy(config.cache_policy)
+    make_policy = policy.load()
     storage = [
-        _storage_tier(tier, config, registry, seal, lock, policy=policy())
+        _storage_tier(tier, config, registry, seal, lock, policy=make_policy(policy.config()))
         for tier in config.storage_tiers
     ]
     memory = config.memory_tier
@@ -69,7 +70,7 @@ def start(
         memory_name=memory.backend,
         capacity_bytes=memory.capacity_bytes or 0,
         staging_bytes=config.staging_bytes,
-        policy=policy(),
+        policy=make_policy(policy.config()),
         storage=storage,
         seal=seal,
         lock=lock,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lmcache_core.keys import Scope
-from tests.engine.rig import CHUNK_TOKENS, Rig
+from tests.engine.rig import CHUNK_TOKENS, SLOT_BYTES, Rig
 
 
 @pytest.fixture
@@ -169,3 +169,35 @@ def test_a_request_that_lived_through_a_reset_is_not_stored(rig):
     name = rig.begin(tokens)
     rig.engine.reset()
     assert rig.engine.plan_store(name, 20, rig.blocks_for(20), final=True) is None
+
+
+def test_a_worker_that_writes_after_every_deadline_changes_no_other_chunk():
+    with Rig(chunks=8, overrides={"job_timeout_seconds": 0.0}) as rig:
+        tokens = list(range(32))
+        name = rig.begin(tokens)
+        blocks = rig.blocks_for(32)
+        frozen = rig.engine.plan_store(name, 32, blocks, final=True)
+        rig.engine.finish(name)
+        assert rig.engine.counters()["stranded_bytes"] == 2 * SLOT_BYTES
+        prompts = [list(range(base, base + 16)) for base in range(1000, 2200, 100)]
+        for prompt in prompts:
+            rig.serve(prompt)
+        kept = [prompt for prompt in prompts if rig.hit(prompt) == 16]
+        assert len(kept) == 6, "two slots of eight are stranded"
+        rig.store(frozen)  # the worker goes on: all it writes is another tenant's bytes
+        for prompt in kept:
+            assert rig.serve(prompt) == 15
+        rig.engine.acknowledge([], failed=[frozen.job_id])
+        assert rig.engine.counters()["stranded_bytes"] == 0
+
+
+def test_no_store_is_planned_while_too_much_is_stranded():
+    with Rig(chunks=8, staging_chunks=1, overrides={"job_timeout_seconds": 0.0}) as rig:
+        name = rig.begin(list(range(32)))
+        frozen = rig.engine.plan_store(name, 32, rig.blocks_for(32), final=True)
+        other = rig.begin(list(range(500, 516)))
+        blocks = rig.blocks_for(16)
+        assert rig.engine.plan_store(other, 16, blocks, final=True) is None
+        rig.store(frozen)
+        rig.engine.acknowledge([frozen.job_id])
+        assert rig.engine.plan_store(other, 16, blocks, final=True) is not None
