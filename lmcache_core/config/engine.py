@@ -52,9 +52,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         min_retrieve_tokens: Shorter hits are not worth a load.
         pin_share: Share of each tier that pins may take, from 0 to 1.
         pin_owner_quota_bytes: What one owner's pins may take, or None.
-        lookup_timeout_seconds: Deadline of a look-up in a storage tier.
         promotion_timeout_seconds: Deadline of a promotion into memory.
-        control_timeout_seconds: Deadline of a command.
+        storage_timeout_seconds: Deadline of one call of a storage backend.
         job_timeout_seconds: After this an unacknowledged job raises an alarm.
         heartbeat_seconds: How often the controller hears of the engine.
         serving_url: Where the server answers, so that a controller can
@@ -75,9 +74,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     min_retrieve_tokens: int = 0
     pin_share: float = 0.8
     pin_owner_quota_bytes: int | None = None
-    lookup_timeout_seconds: float = 0.05
     promotion_timeout_seconds: float = 2.0
-    control_timeout_seconds: float = 10.0
+    storage_timeout_seconds: float = 10.0
     job_timeout_seconds: float = 30.0
     heartbeat_seconds: float = 5.0
     serving_url: str | None = None

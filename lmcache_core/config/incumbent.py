@@ -19,7 +19,6 @@ HONOURED = frozenset(
         "local_cpu",
         "local_cpu_use_hugepages",
         "local_disk",
-        "lookup_timeout_ms",
         "max_local_cpu_size",
         "max_local_disk_size",
         "min_retrieve_tokens",
@@ -77,8 +76,10 @@ IGNORED: dict[str, str] = {
         "use_layerwise",
     ),
     **_because(
-        "deadlines are lookup_timeout_ms, promotion_timeout_seconds and control_timeout_seconds",
+        "a look-up asks this process's index and waits for nothing; the deadlines are "
+        "promotion_timeout_seconds and storage_timeout_seconds",
         "blocking_timeout_secs",
+        "lookup_timeout_ms",
     ),
     **_because(
         "a pin lasts until its own time is up or it is released",

@@ -118,20 +118,12 @@ class EngineSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     pin_owner_quota: Annotated[
         Size | None, Meta(description="What one owner's pins may take, in GiB; no bound if absent.")
     ] = None
-    lookup_timeout_ms: Annotated[
-        float,
-        Meta(
-            gt=0,
-            description="Deadline of asking a storage backend whether it holds a chunk, in "
-            "milliseconds. A tier that has an index, as every tier of the core has, asks nothing.",
-        ),
-    ] = 50.0
     promotion_timeout_seconds: Annotated[
-        Seconds, Meta(description="Deadline of reading a hit from a storage tier into memory.")
-    ] = 2.0
-    control_timeout_seconds: Annotated[
         Seconds,
-        Meta(description="Deadline of a command of the controller that carries none of its own."),
+        Meta(description="How long a request waits for a hit to be read from a storage tier."),
+    ] = 2.0
+    storage_timeout_seconds: Annotated[
+        Seconds, Meta(description="Deadline of one call of a storage backend.")
     ] = 10.0
     job_timeout_seconds: Annotated[
         Seconds,

@@ -21,9 +21,6 @@ from lmcache_core.plugins import PluginRegistry
 
 log = get_logger(__name__)
 
-STORAGE_CALL_SECONDS = 10.0
-"""Deadline of one call of a storage backend, on the tier's own thread."""
-
 
 def start(
     *,
@@ -115,7 +112,7 @@ def _storage_tier(
         Residents(tier.capacity_bytes or 0, policy),
         seal=seal,
         lock=lock,
-        call_seconds=STORAGE_CALL_SECONDS,
+        call_seconds=config.storage_timeout_seconds,
         outlives_process=bool(spec.capabilities & (Capability.DURABLE | Capability.SHARED)),
     )
 

@@ -133,7 +133,7 @@ def test_words_for_true_in_a_file(write, text: str) -> None:
         ("local_cpu", "maybe", "write true or false"),
         ("local_cpu", "2", "write true or false"),
         ("pin_max_share", "80", "at most 1"),
-        ("lookup_timeout_ms", "0", "more than 0"),
+        ("promotion_timeout_seconds", "0", "more than 0"),
         ("on_start_failure", "explode", "fail or serve"),
         ("controller_url", "localhost", "host:port"),
         ("controller_url", "localhost:xxxx", "host:port"),
@@ -267,10 +267,9 @@ def test_units_are_those_of_the_code() -> None:
             "LMCACHE_STAGING_SIZE": "0.5",
             "LMCACHE_PIN_OWNER_QUOTA": "2",
             "LMCACHE_PIN_MAX_SHARE": "0.25",
-            "LMCACHE_LOOKUP_TIMEOUT_MS": "3000",
             "LMCACHE_LMCACHE_WORKER_HEARTBEAT_TIME": "1",
             "LMCACHE_PROMOTION_TIMEOUT_SECONDS": "3",
-            "LMCACHE_CONTROL_TIMEOUT_SECONDS": "4",
+            "LMCACHE_STORAGE_TIMEOUT_SECONDS": "4",
             "LMCACHE_JOB_TIMEOUT_SECONDS": "5",
             "LMCACHE_SERVING_URL": "http://localhost:8000",
             "LMCACHE_LMCACHE_INSTANCE_ID": "7",
@@ -281,9 +280,8 @@ def test_units_are_those_of_the_code() -> None:
     assert config.staging_bytes == GIB // 2
     assert config.pin_owner_quota_bytes == 2 * GIB
     assert config.pin_share == 0.25
-    assert config.lookup_timeout_seconds == 3.0
     assert config.heartbeat_seconds == 1.0
-    assert (config.promotion_timeout_seconds, config.control_timeout_seconds) == (3.0, 4.0)
+    assert (config.promotion_timeout_seconds, config.storage_timeout_seconds) == (3.0, 4.0)
     assert config.job_timeout_seconds == 5.0
     assert config.serving_url == "http://localhost:8000"
     assert config.instance_id == "7"
