@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import typing
 from typing import Any
 
 import msgspec
@@ -58,7 +59,8 @@ def _explain(error: msgspec.ValidationError, body: bytes, kind: Any) -> str:  # 
     match = _PLACE.match(str(error))
     what, path = (match["what"], match["path"]) if match else (str(error), None)
     if "unknown field" in what and not path:
-        known = [field.encode_name for field in msgspec.structs.fields(kind)]
+        struct = next(k for k in typing.get_args(kind) or (kind,) if k is not type(None))
+        known = [field.encode_name for field in msgspec.structs.fields(struct)]
         given = msgspec.json.decode(body)
         unknown = [name for name in given if name not in known]
         named = ", ".join(repr(name) for name in unknown)

@@ -62,6 +62,9 @@ class Ledger:
         self._unsettled: defaultdict[str, set[str]] = defaultdict(set)
         self._ends: list[tuple[float, str]] = []
         self._token_bytes = 0
+        # Engines remember what was released; a clock that is set back must
+        # not bring a version that they have seen.
+        self._highest = 0
 
     def __len__(self) -> int:
         """Number of pins, those that have expired lately included."""
@@ -221,8 +224,9 @@ class Ledger:
 
     def _next_version(self, pin_id: str, now: float) -> int:
         row = self._rows.get(pin_id)
-        known = max(row.version if row else 0, self.tombstones.highest(pin_id))
-        return max(int(now * 1000), known + 1)
+        known = max(row.version if row else 0, self.tombstones.highest(pin_id), self._highest)
+        self._highest = max(int(now * 1000), known + 1)
+        return self._highest
 
     def _write(self, row: PinRow) -> None:
         old = self._rows.get(row.pin_id)

@@ -1,0 +1,53 @@
+"""Who may ask: loopback, tokens, exposure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.controller.controller_process import ControllerProcess
+
+TOKEN = "correct-horse-battery"
+PATHS = ["/pin", "/pins", "/v1/pins", "/v1/instances", "/plugins", "/metrics", "/readyz", "/schema"]
+
+
+@pytest.mark.parametrize("how", ["file", "environment"])
+def test_with_a_token_every_route_but_healthz_needs_it(tmp_path: Path, how: str) -> None:
+    flags: list[str] = []
+    environ = {}
+    if how == "file":
+        (tmp_path / "token").write_text(TOKEN + "\n")
+        flags = ["--token-file", str(tmp_path / "token")]
+    else:
+        environ = {"LMCACHE_CONTROLLER_TOKEN": TOKEN}
+    with ControllerProcess(tmp_path / "log", *flags, environ=environ) as controller:
+        client = controller.client
+        assert client.get("/healthz").status_code == 200
+        for path in [*PATHS, "/nowhere", "/healthz/"]:
+            refused = client.get(path)
+            assert refused.status_code == 401, path
+            assert refused.headers["www-authenticate"].startswith("Bearer")
+            assert refused.headers["content-type"] == "application/problem+json"
+        for wrong in ("Bearer wrong-token", f"Basic {TOKEN}", f"bearer{TOKEN}", "", "Bearer"):
+            assert client.get("/pins", headers={"Authorization": wrong}).status_code == 401
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        for path in PATHS[1:]:
+            assert client.get(path, headers=right).status_code == 200, path
+        assert client.get("/nowhere", headers=right).status_code == 404
+        assert TOKEN not in (tmp_path / "log").read_text()
+
+
+def test_with_a_token_other_addresses_are_served(tmp_path: Path) -> None:
+    environ = {"LMCACHE_CONTROLLER_TOKEN": TOKEN}
+    with ControllerProcess(tmp_path / "log", "--host", "0.0.0.0", environ=environ) as controller:
+        assert controller.client.get("/pins").status_code == 401
+        assert controller.monitor
+
+
+def test_insecure_serves_everybody_when_it_is_said(tmp_path: Path) -> None:
+    with ControllerProcess(
+        tmp_path / "log", "--host", "0.0.0.0", "--insecure", "--monitor-host", "0.0.0.0"
+    ) as controller:
+        assert controller.client.get("/pins").status_code == 200
+        assert "monitor_exposed" in controller.log.read_text()
