@@ -23,21 +23,10 @@ from examples.pin.quickstart.settings import (
 )
 from examples.tiny_model.make_tiny_llama import PIN_PROMPT
 
-_SHORT_OTHER = "Explain the value of a castle in winter light."
-_WORDS = [
-    "river",
-    "mountain",
-    "sea",
-    "island",
-    "bridge",
-    "castle",
-    "garden",
-    "forest",
-    "museum",
-    "station",
-    "market",
-    "street",
-]
+_SHORT_OTHER = "How can a castle be large in the winter light?"
+# The token that begins every sequence is the start of a pinned prompt too.
+_SHARED_TOKENS = 1
+_WORDS = "river mountain sea island bridge castle garden forest museum station".split()  # noqa: SIM905
 
 
 @dataclass
@@ -58,9 +47,9 @@ class Story:
         self._console = console
         self.prompts = [
             Prompt("the example's", PIN_PROMPT, pinned=True),
-            Prompt("another short one", _SHORT_OTHER, pinned=False),
-            Prompt("a long one", _long_text("handbook"), pinned=True),
-            Prompt("another long one", _long_text("novel"), pinned=False),
+            Prompt("a short one", _SHORT_OTHER, pinned=False),
+            Prompt("the long one", _long_text("Handbook"), pinned=True),
+            Prompt("a long one", _long_text("Novel"), pinned=False),
         ]
 
     def tell(self) -> None:
@@ -126,7 +115,7 @@ class Story:
             task = progress.add_task("tokens of other prompts", total=total)
             flooded = 0
             while flooded < total:
-                text = _long_text(f"flood {flooded}")
+                text = _long_text(f"Flood {flooded}")
                 flooded += ask(
                     self._settings.vllm_url, self._settings.model_name, text, max_tokens=1
                 ).prompt_tokens
@@ -134,10 +123,10 @@ class Story:
 
     def _table(self) -> Table:
         table = Table(title="Asked before, and again after the flood")
-        table.add_column("prompt")
-        table.add_column("pinned")
-        for heading in ("tokens", "cached", "from", "first token before", "first token after"):
-            table.add_column(heading, justify="right")
+        table.add_column("prompt", no_wrap=True, min_width=13)
+        table.add_column("pinned", no_wrap=True)
+        for heading in ("tokens", "cached", "from", "1st token\nbefore", "1st token\nafter"):
+            table.add_column(heading, justify="right", no_wrap=True)
         for prompt in self.prompts:
             before, after = prompt.readings[0], prompt.readings[-1]
             sources = ", ".join(f"{name}: {tokens}" for name, tokens in after.sources.items())
@@ -155,23 +144,21 @@ class Story:
     def _judge(self) -> None:
         for prompt in self.prompts:
             before, after = prompt.readings[0], prompt.readings[-1]
-            # vLLM computes the last token of a prompt itself, to have a logit.
-            expected = after.prompt_tokens - 1 if prompt.pinned else 0
-            if after.cached_tokens != expected:
+            if not _as_expected(prompt.pinned, after):
                 raise Problem(
-                    f"{prompt.name} prompt came back with {after.cached_tokens} cached tokens "
-                    f"where {expected} were expected; the engine's log is "
-                    f"{self._settings.folder / 'vllm.log'}"
+                    f"{prompt.name}, {'pinned' if prompt.pinned else 'not pinned'}, came back with "
+                    f"{after.cached_tokens} of {after.prompt_tokens} tokens cached; the engine's "
+                    f"log is {self._settings.folder / 'vllm.log'}"
                 )
             if after.text != before.text:
                 raise Problem(
-                    f"the answer to {prompt.name} prompt changed from {before.text!r} to "
-                    f"{after.text!r}"
+                    f"the answer to {prompt.name} changed from {before.text!r} to {after.text!r}"
                 )
         self._console.print(
             "The pinned prompts came back from host memory, all but the last token, which vLLM "
-            "computes itself; the others had to be computed anew. vLLM's own prefix cache was "
-            'off, and its source would have read "device". Every answer was the same as before.'
+            "computes itself. The others had to be computed anew, but for a first token that they "
+            "may share with a pinned one. vLLM's own prefix cache was off; its source would have "
+            'read "device". Every answer was the same as before.'
         )
 
     def _ask(self, text: str) -> Reading:
@@ -185,10 +172,17 @@ class Story:
         return answer
 
 
+def _as_expected(pinned: bool, after: Reading) -> bool:
+    if pinned:
+        # vLLM computes the last token of a prompt itself, to have a logit.
+        return after.cached_tokens == after.prompt_tokens - 1
+    return after.cached_tokens <= _SHARED_TOKENS
+
+
 def _pin_body(tokens: list[int]) -> dict[str, Any]:
     return {"tokens": tokens, "instance_id": INSTANCE, "location": LOCATION}
 
 
 def _long_text(seed: str) -> str:
     words = random.Random(seed)
-    return f"The {seed}: " + " ".join(words.choices(_WORDS, k=LONG_PROMPT_WORDS))
+    return f"{seed}: " + " ".join(words.choices(_WORDS, k=LONG_PROMPT_WORDS))
