@@ -1,0 +1,289 @@
+"""The controller against a Litestar hello world, in one run.
+
+    python benchmarks/controller.py [--seconds 2] [--rounds 5] [--json]
+
+Measured: requests per second of ``GET /healthz`` and of ``POST /pin`` (2,048
+tokens, one real engine over real ZeroMQ, pages not copied) beside a hello
+world of the same framework and server, in turns; how long a ``/pin`` takes
+alone, and whether 64 at once all succeed; start time and resident memory of
+both. The client is plain asyncio and shares the machine with the servers:
+read the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+TOKENS = list(range(2048))
+INSTANCE = "bench"
+MEMORY = "LocalCPUBackend"
+
+HELLO = """
+import sys
+import uvicorn
+from litestar import Litestar, get
+
+@get("/", sync_to_thread=False)
+def hello() -> dict[str, str]:
+    return {"status": "ok"}
+
+app = Litestar([hello], logging_config=None, openapi_config=None)
+uvicorn.run(app, port=int(sys.argv[1]), log_config=None, access_log=False, lifespan="off")
+"""
+
+CONTROLLER = "from lmcache_core.cli.controller import main; main()"
+
+
+def run_engine(address: str) -> None:
+    """Be an engine that has cached the prompt, until killed."""
+    from lmcache_core.api import BackendContext, MemoryBackendSpec
+    from lmcache_core.config import EngineConfig, TierConfig
+    from lmcache_core.engine import start
+    from lmcache_core.keys import EMPTY_SCOPE, Namespace
+    from lmcache_core.memory import HostRegion
+    from lmcache_core.plugins import PluginRegistry
+
+    registry = PluginRegistry.discover()
+    spec = registry.backend(MEMORY)
+    assert isinstance(spec, MemoryBackendSpec)
+    capacity, staging = 1 << 20, 1 << 18
+    config = EngineConfig(
+        tiers=(TierConfig(MEMORY, capacity),),
+        staging_bytes=staging,
+        enable_controller=True,
+        controller_url=address,
+        instance_id=INSTANCE,
+        heartbeat_seconds=1.0,
+    )
+    context = BackendContext(instance_id=INSTANCE, tier=MEMORY)
+    region = HostRegion.create(spec, {}, context, capacity + staging)
+    engine = start(
+        config=config,
+        namespace=Namespace(model="bench", weights="00"),
+        region=region,
+        block_tokens=32,
+        block_bytes=512,
+        registry=registry,
+    )
+    engine.begin("r", TOKENS, EMPTY_SCOPE)
+    job = engine.plan_store("r", len(TOKENS), list(range(64)), final=True)
+    assert job is not None
+    engine.acknowledge([job.job_id])
+    engine.finish("r")
+    signal.pause()
+
+
+class Client(asyncio.Protocol):
+    """One kept-alive connection that sends a request as soon as the last is answered."""
+
+    def __init__(self, request: bytes) -> None:
+        self.request = request
+        self.seconds: list[float] = []
+        self.failures = 0
+        self.body = b""
+        self.stopping = False
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._buffer = b""
+        self._began = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._send()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, found, body = self._buffer.partition(b"\r\n\r\n")
+        if not found:
+            return
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+        if len(body) < length:
+            return
+        self.seconds.append(time.perf_counter() - self._began)
+        self.failures += not head.startswith(b"HTTP/1.1 200")
+        self.body, self._buffer = body, b""
+        if self.stopping:
+            self._transport.close()
+        else:
+            self._send()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.done.set_result(None)
+
+    def _send(self) -> None:
+        self._began = time.perf_counter()
+        self._transport.write(self.request)  # type: ignore[attr-defined]
+
+
+async def load(port: int, request: bytes, *, connections: int, seconds: float) -> list[Client]:
+    """Keep some connections busy for a while."""
+    loop = asyncio.get_running_loop()
+    clients = [
+        (await loop.create_connection(lambda: Client(request), "127.0.0.1", port))[1]
+        for _ in range(connections)
+    ]
+    await asyncio.sleep(seconds)
+    for client in clients:
+        client.stopping = True
+    await asyncio.gather(*(client.done for client in clients))
+    return clients
+
+
+def rate(port: int, request: bytes, seconds: float, connections: int = 16) -> float:
+    """Requests per second."""
+    clients = asyncio.run(load(port, request, connections=connections, seconds=seconds))
+    assert not sum(client.failures for client in clients), clients[0].body
+    return sum(len(client.seconds) for client in clients) / seconds
+
+
+def http(method: str, path: str, body: bytes = b"") -> bytes:
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Served:
+    """A server in a process of its own, timed until its first answer."""
+
+    def __init__(self, code: str, path: str, port: int, *flags: str, log: Path) -> None:
+        self.port = port
+        with log.open("w") as file:
+            began = time.perf_counter()
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code, *flags], stderr=file, stdout=file
+            )
+        while not self._answers(path):
+            assert self.process.poll() is None, log.read_text()
+            time.sleep(0.005)
+        self.start_seconds = time.perf_counter() - began
+
+    @property
+    def resident_mib(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+    def _answers(self, path: str) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as sock:
+                sock.sendall(http("GET", path))
+                return sock.recv(15).startswith(b"HTTP/1.1 200")
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+
+def measure(seconds: float, rounds: int, folder: Path) -> dict[str, object]:
+    def hello() -> Served:
+        port = free_port()
+        return Served(HELLO, "/", port, str(port), log=folder / "hello.log")
+
+    def controller(monitor: int) -> Served:
+        port = free_port()
+        flags = ("--port", str(port), "--monitor-port", str(monitor), "--log-level", "warning")
+        return Served(CONTROLLER, "/healthz", port, *flags, log=folder / "controller.log")
+
+    starts: dict[str, list[float]] = {"hello": [], "controller": []}
+    for _ in range(rounds):
+        for name, make in (("hello", hello), ("controller", lambda: controller(free_port()))):
+            served = make()
+            starts[name].append(served.start_seconds)
+            served.close()
+
+    monitor = free_port()
+    world, control = hello(), controller(monitor)
+    engine = subprocess.Popen(
+        [sys.executable, __file__, "--engine", f"tcp://127.0.0.1:{monitor}"], env=os.environ
+    )
+    try:
+        body = json.dumps({"instance_id": INSTANCE, "location": MEMORY, "tokens": TOKENS})
+        pin = http("POST", "/pin", body.encode())
+        deadline = time.monotonic() + 30
+        while True:
+            (probe,) = asyncio.run(load(control.port, pin, connections=1, seconds=0.05))
+            if not probe.failures and json.loads(probe.body)["num_tokens"] == len(TOKENS):
+                break
+            assert engine.poll() is None, "the engine has ended"
+            assert time.monotonic() < deadline, probe.body
+        idle_mib = control.resident_mib
+        rates: dict[str, list[float]] = {"hello": [], "healthz": [], "pin": []}
+        for _ in range(rounds):
+            rates["hello"].append(rate(world.port, http("GET", "/"), seconds))
+            rates["healthz"].append(rate(control.port, http("GET", "/healthz"), seconds))
+            rates["pin"].append(rate(control.port, pin, seconds))
+        (alone,) = asyncio.run(load(control.port, pin, connections=1, seconds=seconds))
+        crowd = asyncio.run(load(control.port, pin, connections=64, seconds=seconds))
+        milliseconds = sorted(1000 * s for s in alone.seconds)
+        middle = {name: statistics.median(values) for name, values in rates.items()}
+        return {
+            "hello_per_second": round(middle["hello"]),
+            "healthz_per_second": round(middle["healthz"]),
+            "healthz_to_hello": round(middle["healthz"] / middle["hello"], 3),
+            "pin_per_second": round(middle["pin"]),
+            "pin_to_hello": round(middle["pin"] / middle["hello"], 3),
+            "pin_p50_ms": round(milliseconds[len(milliseconds) // 2], 2),
+            "pin_p99_ms": round(milliseconds[len(milliseconds) * 99 // 100], 2),
+            "pin_64_at_once": sum(len(client.seconds) for client in crowd),
+            "pin_64_at_once_failures": sum(client.failures for client in crowd),
+            "start_seconds": round(statistics.median(starts["controller"]), 2),
+            "start_to_hello": round(
+                statistics.median(starts["controller"]) / statistics.median(starts["hello"]), 2
+            ),
+            "resident_mib": round(idle_mib, 1),
+            "resident_mib_after_load": round(control.resident_mib, 1),
+            "hello_resident_mib": round(world.resident_mib, 1),
+        }
+    finally:
+        engine.kill()
+        engine.wait()
+        world.close()
+        control.close()
+
+
+TARGETS = {
+    "healthz_to_hello": ">= 0.8",
+    "pin_p50_ms": "<= 2",
+    "pin_64_at_once_failures": "== 0",
+    "start_seconds": "<= 1.2",
+    "resident_mib": "<= 90",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--engine", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.engine:
+        run_engine(arguments.engine)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(arguments.seconds, arguments.rounds, Path(folder))
+    if arguments.json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        print(f"{name:26} {value!s:>10}  {TARGETS.get(name, '')}")
+
+
+if __name__ == "__main__":
+    main()
