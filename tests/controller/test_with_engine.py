@@ -1,0 +1,177 @@
+"""The controller with a real engine over real shared memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from lmcache_core.keys import Scope
+from tests.controller.controller_process import ControllerProcess
+from tests.controller.engine_peer import MEMORY, eventually
+from tests.engine.rig import CHUNK_TOKENS, Rig
+
+PROMPT = list(range(100, 142))
+
+
+def rig(controller: ControllerProcess, instance_id: str, chunks: int = 8) -> Rig:
+    overrides: dict[str, object] = {
+        "enable_controller": True,
+        "controller_url": controller.monitor,
+        "instance_id": instance_id,
+        "heartbeat_seconds": 0.3,
+    }
+    return Rig(chunks=chunks, overrides=overrides)
+
+
+@pytest.fixture
+def engine(controller: ControllerProcess) -> Iterator[Rig]:
+    with rig(controller, "real") as made:
+        eventually(lambda: controller.state("real") == "live")
+        yield made
+
+
+def post(controller: ControllerProcess, path: str, **extra: object) -> int:
+    body = {"instance_id": "real", "location": MEMORY, "tokens": PROMPT, **extra}
+    answer = controller.post(path, **body)
+    assert answer.status_code == 200, answer.text
+    return int(answer.json()["num_tokens"])
+
+
+def looked_up(controller: ControllerProcess, tokens: list[int], **scope: str) -> object:
+    answer = controller.post("/lookup", tokens=tokens, **scope)
+    return answer.json()["layout_info"].get("real")
+
+
+def test_a_pinned_prompt_stays_through_a_flood(controller: ControllerProcess, engine: Rig) -> None:
+    engine.serve(PROMPT)
+    other = list(range(500, 542))
+    engine.serve(other)
+    assert post(controller, "/pin") == 42
+    for number in range(12):
+        engine.serve([1000 * (number + 1) + n for n in range(2 * CHUNK_TOKENS)])
+    assert engine.hit(PROMPT) == 42
+    assert engine.hit(other) == 0
+    assert looked_up(controller, PROMPT) == [MEMORY, 42]
+    assert looked_up(controller, other) is None
+    assert post(controller, "/clear", tokens=None) > 0
+    assert engine.hit(PROMPT) == 42
+    assert post(controller, "/unpin") == 42
+    assert post(controller, "/clear") == 42
+    assert engine.hit(PROMPT) == 0
+    assert looked_up(controller, PROMPT) is None
+
+
+def test_a_store_under_way_is_waited_for(controller: ControllerProcess, engine: Rig) -> None:
+    name = engine.begin(PROMPT)
+    blocks = engine.blocks_for(len(PROMPT))
+    engine.wait_match(name, len(PROMPT) - 1)
+    engine._compute(blocks, bytes(4 * len(PROMPT)), len(PROMPT))
+    job = engine.engine.plan_store(name, len(PROMPT), blocks, final=True)
+    assert job is not None
+    import threading
+
+    acknowledge = threading.Timer(0.3, engine.engine.acknowledge, [[job.job_id]])
+    acknowledge.start()
+    assert post(controller, "/pin") == 42
+    acknowledge.join()
+    engine.engine.finish(name)
+    assert post(controller, "/unpin") == 42
+
+
+def test_a_prefix_that_ends_inside_a_longer_chunk_is_found_and_pinned_to_the_token(
+    controller: ControllerProcess, engine: Rig
+) -> None:
+    engine.serve(PROMPT)
+    assert looked_up(controller, PROMPT[:37]) == [MEMORY, 37]
+    assert looked_up(controller, [*PROMPT[:37], 7, 7, 7]) == [MEMORY, 37]
+    assert post(controller, "/pin", tokens=PROMPT[:37]) == 37
+    assert post(controller, "/unpin", tokens=PROMPT[:37]) == 37
+
+
+def test_salts_are_kept_apart(controller: ControllerProcess, engine: Rig) -> None:
+    engine.serve(PROMPT, Scope.of(cache_salt="s"))
+    assert post(controller, "/pin") == 0
+    assert post(controller, "/pin", cache_salt="s") == 42
+    assert looked_up(controller, PROMPT) is None
+    assert looked_up(controller, PROMPT, cache_salt="s") == [MEMORY, 42]
+    assert post(controller, "/unpin", cache_salt="s") == 42
+
+
+def test_more_than_the_cap_is_507_with_the_numbers(
+    controller: ControllerProcess, engine: Rig
+) -> None:
+    prompts = [[1000 * number + n for n in range(CHUNK_TOKENS)] for number in range(1, 9)]
+    for prompt in prompts:
+        engine.serve(prompt)
+    body = {"instance_id": "real", "location": MEMORY}
+    statuses = []
+    for prompt in prompts:
+        answer = controller.post("/pin", **body, tokens=prompt)
+        statuses.append(answer.status_code)
+    # Four fifths of eight slots.
+    assert statuses == [200] * 6 + [507] * 2
+    facts = answer.json()["facts"]
+    assert facts["used_bytes"] + facts["asked_bytes"] > facts["limit_bytes"]
+    for prompt in prompts[:6]:
+        controller.post("/unpin", **body, tokens=prompt)
+
+
+def test_a_hit_renews_the_pin_in_the_ledger_too(controller: ControllerProcess, engine: Rig) -> None:
+    engine.serve(PROMPT)
+    place = {"instance_id": "real", "location": MEMORY}
+    made = controller.client.put(
+        "/v1/pins/hot",
+        json={"placements": [place], "tokens": PROMPT, "ttl_s": 60, "renew": "on_hit"},
+    ).json()
+    assert made["state"] == "active"
+
+    def expires_later() -> bool:
+        engine.hit(PROMPT)
+        shown = controller.client.get("/v1/pins/hot").json()
+        return bool(shown["expires_at"] > made["expires_at"] + 0.5)
+
+    eventually(expires_later)
+    assert controller.client.delete("/v1/pins/hot").status_code == 200
+
+
+def test_a_raised_epoch_is_told_and_pins_become_pending(
+    controller: ControllerProcess, engine: Rig
+) -> None:
+    engine.serve(PROMPT)
+    assert post(controller, "/pin") == 42
+    with engine.engine.tiers.lock:
+        engine.engine.tiers.raise_epoch()
+    eventually(lambda: controller.instance("real")["namespace"]["weights_epoch"] == 1)
+    eventually(
+        lambda: controller.post("/pins", instance_id="real").json()["pins"][0]["state"] == "pending"
+    )
+    assert looked_up(controller, PROMPT) is None
+    engine.serve(PROMPT)
+    eventually(
+        lambda: controller.post("/pins", instance_id="real").json()["pins"][0]["state"] == "active"
+    )
+    assert looked_up(controller, PROMPT) == [MEMORY, 42]
+    assert post(controller, "/unpin") == 42
+
+
+def test_an_engine_that_restarts_is_given_its_pins_back(controller: ControllerProcess) -> None:
+    body = {"instance_id": "again", "location": MEMORY, "tokens": PROMPT}
+    with rig(controller, "again") as first:
+        eventually(lambda: controller.state("again") == "live")
+        first.serve(PROMPT)
+        assert controller.post("/pin", **body).json()["num_tokens"] == 42
+    with rig(controller, "again") as second:
+        eventually(lambda: controller.state("again") == "live")
+
+        def shown() -> dict[str, object]:
+            return dict(controller.post("/pins", instance_id="again").json()["pins"][0])
+
+        eventually(lambda: shown()["placements"][0]["reserved_bytes"] > 0)  # type: ignore[index]
+        assert (shown()["state"], shown()["num_tokens"]) == ("pending", 0)
+        second.serve(PROMPT)
+        eventually(lambda: shown()["state"] == "active")
+        for number in range(12):
+            second.serve([1000 * (number + 1) + n for n in range(2 * CHUNK_TOKENS)])
+        assert second.hit(PROMPT) == 42
+        assert controller.post("/unpin", **body).json()["num_tokens"] == 42
