@@ -122,10 +122,12 @@ class Story:
                 progress.update(task, completed=min(flooded, total))
 
     def _table(self) -> Table:
-        table = Table(title="Asked before, and again after the flood")
-        table.add_column("prompt", no_wrap=True, min_width=13)
+        table = Table(
+            title="Cached after the flood, and time to the first token before and after it"
+        )
+        table.add_column("prompt", no_wrap=True)
         table.add_column("pinned", no_wrap=True)
-        for heading in ("tokens", "cached", "from", "1st token\nbefore", "1st token\nafter"):
+        for heading in ("tokens", "cached", "from", "before", "after"):
             table.add_column(heading, justify="right", no_wrap=True)
         for prompt in self.prompts:
             before, after = prompt.readings[0], prompt.readings[-1]

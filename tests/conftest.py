@@ -1,0 +1,76 @@
+"""What tests of every floor share: ports, processes, the tiny model, and whether vLLM is here."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from examples.pin.quickstart.server import Server
+from examples.tiny_model.make_tiny_llama import make_tiny_llama
+
+HAS_VLLM = importlib.util.find_spec("vllm") is not None
+
+# Settings of whoever runs the tests, or of other tests in this process, that
+# would change what a server does.
+_STEERING = ("LMCACHE_", "VLLM_", "TORCH", "MODEL", "HF_", "TRANSFORMERS_", "QUICKSTART_")
+
+
+def pytest_sessionstart() -> None:
+    """Refuse to pass for want of vLLM where the tests are to include it."""
+    if os.environ.get("LMCACHE_REQUIRE_VLLM") == "1" and not HAS_VLLM:
+        pytest.exit("LMCACHE_REQUIRE_VLLM=1 and vLLM is not installed", returncode=1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests of real vLLM where there is none."""
+    if HAS_VLLM:
+        return
+    for item in items:
+        if item.get_closest_marker("vllm"):
+            item.add_marker(pytest.mark.skip(reason="vLLM is not installed"))
+
+
+@pytest.fixture(scope="session")
+def free_ports() -> Callable[[int], list[int]]:
+    """Find ports that nobody listens on, all different."""
+
+    def find(count: int) -> list[int]:
+        with ExitStack() as open_sockets:
+            probes = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
+            for probe in probes:
+                probe.bind(("127.0.0.1", 0))
+            return [probe.getsockname()[1] for probe in probes]
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def clean_environment() -> dict[str, str]:
+    """The environment less what would steer a server."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_STEERING)}
+
+
+@pytest.fixture(scope="module")
+def run_server(clean_environment: dict[str, str]) -> Iterator[Callable[[Server], Server]]:
+    """Start servers; each ends with its whole process group when the module's tests are over."""
+    with ExitStack() as stopping:
+
+        def run(server: Server) -> Server:
+            stopping.callback(server.stop)
+            server.start(clean_environment)
+            return server
+
+        yield run
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Llama, made on the spot."""
+    pytest.importorskip("torch", reason="vLLM brings torch")
+    return make_tiny_llama(tmp_path_factory.mktemp("model"))
