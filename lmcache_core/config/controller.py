@@ -11,6 +11,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+from lmcache_core.config.resolve import KNOWN as ENGINE_KEYS
 from lmcache_core.config.suggest import nearest
 from lmcache_core.errors import ConfigError
 
@@ -85,17 +86,27 @@ def load_controller_config(
     config = ControllerConfig()
     if file:
         config = _apply(config, _read(file), source=f"file {file}", strict=True)
-    found = {
-        key.removeprefix(PREFIX).lower(): value
-        for key, value in environ.items()
-        if key.startswith(PREFIX) and key != f"{PREFIX}CONFIG"
-    }
-    config = _apply(config, found, source=f"environment {PREFIX}*", strict=False)
+    config = _apply(config, _variables(environ), source=f"environment {PREFIX}*", strict=False)
     given = {key: value for key, value in flags.items() if value is not None}
     config = _apply(config, given, source="command line", strict=True)
     config = _with_token(config)
     _check_exposure(config)
     return config
+
+
+def _variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Take the controller's variables, and leave an engine's that share its prefix.
+
+    ``LMCACHE_CONTROLLER_URL`` tells an engine where to dial; set for a whole
+    machine or pod, it must not keep the controller there from starting.
+    """
+    return {
+        name.removeprefix(PREFIX).lower(): value
+        for name, value in environ.items()
+        if name.startswith(PREFIX)
+        and name != f"{PREFIX}CONFIG"
+        and name.removeprefix("LMCACHE_").lower() not in ENGINE_KEYS
+    }
 
 
 def _read(file: str) -> dict[str, Any]:

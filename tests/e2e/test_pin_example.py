@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,11 @@ class Example:
             asked += self.ask(f"Flood {time.monotonic_ns()}:" + " river" * 1000, 1).prompt_tokens
 
 
-def until(what: str, done: Any, server: Server, seconds: float = START_SECONDS) -> None:
+def until(what: str, done: Callable[[], bool], servers: list[Server], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not done():
-        assert server.exit_code is None, server.last_lines(40)
+        for server in servers:
+            assert server.exit_code is None, server.last_lines(40)
         assert time.monotonic() < deadline, f"{what}: not so after {seconds} s"
         time.sleep(0.1)
 
@@ -131,8 +133,8 @@ def example(tmp_path_factory, free_ports, run_server, clean_environment):
         for name, line in (("controller", controller), ("vllm", serve))
     ]
     health = f"{example.vllm_url}/health"
-    until("vLLM answers", lambda: get_text(health) is not None, started[1])
-    until("the engine has registered", lambda: registered(example), started[1], 30)
+    until("vLLM answers", lambda: get_text(health) is not None, started, START_SECONDS)
+    until("the engine has registered", lambda: registered(example), started, 30)
     return example
 
 
