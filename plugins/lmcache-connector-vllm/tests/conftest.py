@@ -30,7 +30,7 @@ os.environ.update(
     VLLM_CPU_KVCACHE_SPACE="1",
     VLLM_CPU_OMP_THREADS_BIND="nobind",
     OMP_NUM_THREADS="1",  # on a busy machine the threads of so small a model wait, 40 times longer
-    VLLM_LOGGING_LEVEL="ERROR",
+    VLLM_LOGGING_LEVEL="WARNING",
     VLLM_NO_USAGE_STATS="1",
     VLLM_HOST_IP="127.0.0.1",
     HF_HUB_OFFLINE="1",
@@ -189,25 +189,33 @@ class Engines:
         self._key = ""
 
     def start(
-        self, model: Path, lmcache: dict[str, Any], kv_role: str, options: dict[str, Any]
+        self,
+        model: Path,
+        lmcache: dict[str, Any],
+        transfer: dict[str, Any],
+        options: dict[str, Any],
     ) -> Serving:
-        key = repr((model, sorted(lmcache.items()), kv_role, sorted(options.items())))
+        key = repr((model, *(sorted(part.items()) for part in (lmcache, transfer, options))))
         if self._running is not None and key == self._key:
             return self._running
         self.stop()
         from vllm import LLM
         from vllm.config import KVTransferConfig
 
-        transfer = KVTransferConfig(
+        connector = KVTransferConfig(
             kv_connector="LMCacheConnectorV1",
-            kv_role=kv_role,
-            kv_connector_extra_config={f"lmcache.{key}": v for key, v in lmcache.items()},
+            kv_connector_extra_config={f"lmcache.{name}": v for name, v in lmcache.items()},
+            **transfer,
         )
         try:
-            self._running = Serving(LLM(model=str(model), kv_transfer_config=transfer, **options))
+            self._running = Serving(LLM(model=str(model), kv_transfer_config=connector, **options))
         except BaseException:
+            # vLLM leaves the worker's connector behind, and gives it to the
+            # next engine of the process.
+            from vllm.distributed.kv_transfer import ensure_kv_transfer_shutdown
             from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
+            ensure_kv_transfer_shutdown()
             cleanup_dist_env_and_memory()
             raise
         self._key = key
@@ -258,10 +266,12 @@ def serve(engines: Engines, make_model: Callable[..., Path]) -> Callable[..., Se
         *,
         model: Path | None = None,
         lmcache: dict[str, Any] | None = None,
-        kv_role: str = "kv_both",
+        transfer: dict[str, Any] | None = None,
         **options: Any,
     ) -> Serving:
         settings = {"chunk_size": 64, "max_local_cpu_size": 1 / 32, "staging_size": 1 / 128}
+        if "storage" in (lmcache or {}):
+            del settings["max_local_cpu_size"]
         arguments = {
             "dtype": "float32",
             "enforce_eager": True,
@@ -274,7 +284,7 @@ def serve(engines: Engines, make_model: Callable[..., Path]) -> Callable[..., Se
         return engines.start(
             model or make_model(),
             {**settings, **(lmcache or {})},
-            kv_role,
+            {"kv_role": "kv_both", **(transfer or {})},
             {**arguments, **options},
         )
 

@@ -208,7 +208,7 @@ def test_roles(
     role: str,
     stored: bool,
 ) -> None:
-    serving = serve(kv_role=role)
+    serving = serve(transfer={"kv_role": role})
     ids = fresh(100)
     serving.ask_one(ids)
     assert serving.ask_one(ids).cached == 0

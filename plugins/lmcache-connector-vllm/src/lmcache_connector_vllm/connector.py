@@ -13,6 +13,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from lmcache_connector_vllm.launch import Launched
+from lmcache_connector_vllm.logs import join_vllm_log
 from lmcache_connector_vllm.metadata import IDLE, StepPlan, StepReport, WorkerOffer
 from lmcache_connector_vllm.scheduler_side import SchedulerSide
 from lmcache_connector_vllm.settings import engine_config
@@ -61,6 +62,7 @@ class LMCacheConnectorV1(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig
     ) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
+        join_vllm_log()
         self._worker: WorkerSide | None = None
         self._scheduler: SchedulerSide | None = None
         self._launched: Launched | None = None

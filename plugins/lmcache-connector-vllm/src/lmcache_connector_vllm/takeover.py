@@ -8,9 +8,12 @@ attribute of every loaded module and dies on numba's.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from lmcache_connector_vllm.plugin import load_connector
+from lmcache_core.config import load_engine_config
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
@@ -51,9 +54,24 @@ def register() -> None:
             f"elsewhere than 0.32 and 0.33 do; {BY_MODULE_PATH}",
         )
         return
-    registry[NAME] = load_connector
+    registry[NAME] = load_checked_connector
     if other is not None:
         log.warning("connector.taken_over", name=NAME, instead_of=f"lmcache {other}")
+
+
+def load_checked_connector() -> Callable[..., Any]:
+    """Import the connector class, once the configuration is known to be readable.
+
+    vLLM asks for the class in its first process, before it loads the model. A
+    wrong file or variable ends the start there, with one sentence last; out of
+    a worker the sentence would come a minute later and between three
+    tracebacks.
+
+    Raises:
+        ConfigError: File or environment are wrong.
+    """
+    load_engine_config()
+    return load_connector()
 
 
 def _installed(distribution: str) -> str | None:
