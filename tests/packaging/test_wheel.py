@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+# `make test` runs in a folder that has no source of ours, and says where it is.
+ROOT = Path(os.environ.get("SOURCE_TREE") or Path(__file__).resolve().parents[2])
 
 pytestmark = pytest.mark.slow
 
