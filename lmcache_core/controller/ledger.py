@@ -17,7 +17,9 @@ from lmcache_core.controller.pin_row import PinContent, PinRow, Place, PlaceStat
 from lmcache_core.controller.tombstones import Tombstones
 
 MAX_PINS = 1 << 16
-MAX_TOKEN_BYTES = 1 << 28
+MAX_BYTES = 48 << 20
+"""Bound of all pins: an engine names every one it holds when it registers, and
+a registration that is longer than a frame would never arrive."""
 
 MIN_ENDS = 1024
 
@@ -38,7 +40,7 @@ class Ledger:
     Args:
         wall: Unix time.
         max_pins: Pins kept, those that have expired lately included.
-        max_token_bytes: Bound of all their packed tokens.
+        max_bytes: Bound of all their content.
 
     Attributes:
         ledger_id: Names the ledger to engines.
@@ -50,18 +52,18 @@ class Ledger:
         wall: Callable[[], float] = time.time,
         *,
         max_pins: int = MAX_PINS,
-        max_token_bytes: int = MAX_TOKEN_BYTES,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         self.ledger_id = uuid.uuid4().hex
         self.tombstones = Tombstones()
         self._wall = wall
         self._max_pins = max_pins
-        self._max_token_bytes = max_token_bytes
+        self._max_bytes = max_bytes
         self._rows: SortedDict[str, PinRow] = SortedDict()
         self._by_instance: defaultdict[str, set[str]] = defaultdict(set)
         self._unsettled: defaultdict[str, set[str]] = defaultdict(set)
         self._ends: list[tuple[float, str]] = []
-        self._token_bytes = 0
+        self._bytes = 0
         # Engines remember what was released; a clock that is set back must
         # not bring a version that they have seen.
         self._highest = 0
@@ -237,7 +239,7 @@ class Ledger:
                 if not old.ended:
                     self.tombstones.bury(row.pin_id, instance_id, row.version)
         self._rows[row.pin_id] = row
-        self._token_bytes += len(row.content.tokens)
+        self._bytes += row.content.nbytes
         for instance_id in row.places:
             self._by_instance[instance_id].add(row.pin_id)
             self._unsettled[instance_id].add(row.pin_id)
@@ -251,7 +253,7 @@ class Ledger:
 
     def _drop(self, row: PinRow) -> None:
         del self._rows[row.pin_id]
-        self._token_bytes -= len(row.content.tokens)
+        self._bytes -= row.content.nbytes
         for instance_id in row.places:
             self._settle(instance_id, row.pin_id)
             self._by_instance[instance_id].discard(row.pin_id)
@@ -265,16 +267,17 @@ class Ledger:
             del self._unsettled[instance_id]
 
     def _check_room(self, row: PinRow, old: PinRow | None) -> None:
-        freed = len(old.content.tokens) if old else 0
-        token_bytes = self._token_bytes - freed + len(row.content.tokens)
-        if token_bytes > self._max_token_bytes or (old is None and len(self) >= self._max_pins):
+        freed = old.content.nbytes if old else 0
+        nbytes = self._bytes - freed + row.content.nbytes
+        if nbytes > self._max_bytes or (old is None and len(self) >= self._max_pins):
             message = "the pin ledger is full; release pins that are no longer needed"
             raise LedgerFullError(
                 message,
                 pins=len(self),
                 max_pins=self._max_pins,
-                token_bytes=self._token_bytes,
-                max_token_bytes=self._max_token_bytes,
+                asked_bytes=row.content.nbytes,
+                used_bytes=self._bytes - freed,
+                limit_bytes=self._max_bytes,
             )
 
 

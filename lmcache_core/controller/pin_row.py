@@ -10,6 +10,11 @@ import msgspec
 from lmcache_core.api.pins import OnMissing, PinReport, PinRequest, PinState, Renew
 from lmcache_core.keys import EMPTY_SCOPE, TOKEN_BYTES, Scope
 
+PIN_OVERHEAD_BYTES = 1024
+"""Id, location, digests, numbers and field names of a pin and of its report."""
+
+TEXT_OVERHEAD_BYTES = 5
+
 
 class Place(msgspec.Struct, frozen=True, order=True):
     """Where a pin's bytes are to stay.
@@ -50,6 +55,15 @@ class PinContent(msgspec.Struct, frozen=True, kw_only=True):
     def num_tokens(self) -> int:
         """Length of the pinned sequence."""
         return len(self.tokens) // TOKEN_BYTES
+
+    @property
+    def nbytes(self) -> int:
+        """What the pin takes in an engine's registration, at most."""
+        texts = [self.owner, self.scope.adapter or "", *self.labels, *self.labels.values()]
+        texts += [text for pair in self.scope.tags.items() for text in pair]
+        notes = sum(len(text.encode(errors="replace")) + TEXT_OVERHEAD_BYTES for text in texts)
+        items = sum(len(item.identifier) + PIN_OVERHEAD_BYTES for item in self.scope.placeholders)
+        return len(self.tokens) + notes + items + PIN_OVERHEAD_BYTES
 
 
 def classic_pin_id(

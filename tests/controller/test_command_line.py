@@ -13,6 +13,7 @@ import pytest
 from lmcache_core.config.controller import ControllerConfig, load_controller_config
 from lmcache_core.errors import ConfigError
 from tests.controller.controller_process import COMMAND, ControllerProcess, clean_environment
+from tests.controller.engine_peer import eventually
 
 
 def run(*flags: str, environ: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
@@ -102,8 +103,7 @@ def test_the_incumbents_ports_are_taken_with_a_notice(tmp_path: Path) -> None:
             env=clean_environment(),
         )
         try:
-            while "controller.started" not in log.read_text():
-                assert process.poll() is None
+            eventually(lambda: "controller.started" in log.read_text())
         finally:
             process.terminate()
             assert process.wait(10) == 0

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from lmcache_core.api.messages import Register
 from lmcache_core.api.pins import OnMissing, PinReport, PinRequest, PinState, Renew
 from lmcache_core.controller import ledger as ledger_module
 from lmcache_core.controller import tombstones as tombstones_module
 from lmcache_core.controller.failures import LedgerFullError
-from lmcache_core.controller.ledger import EXPIRED_KEPT_SECONDS, ON_HIT_GRACE_SECONDS, Ledger
+from lmcache_core.controller.ledger import (
+    EXPIRED_KEPT_SECONDS,
+    MAX_BYTES,
+    ON_HIT_GRACE_SECONDS,
+    Ledger,
+)
 from lmcache_core.controller.pin_row import PinContent, PinRow, Place
 from lmcache_core.controller.tombstones import Tombstones
+from lmcache_core.keys import Namespace, Scope
+from lmcache_transport_zmq import frames
 
 IDENTITY = b"n" * 32
 
@@ -235,23 +244,54 @@ def test_an_adopted_pin_keeps_the_time_it_had_left(
 
 
 def test_the_ledger_is_bounded_and_says_so_with_numbers(wall: Wall) -> None:
-    ledger = Ledger(wall, max_pins=2, max_token_bytes=64)
+    ledger = Ledger(wall, max_pins=2, max_bytes=3000)
     put(ledger, "a")
     put(ledger, "b")
     with pytest.raises(LedgerFullError) as error:
         put(ledger, "c")
+    size = content().nbytes
     assert error.value.facts == {
         "pins": 2,
         "max_pins": 2,
-        "token_bytes": 32,
-        "max_token_bytes": 64,
+        "asked_bytes": size,
+        "used_bytes": 2 * size,
+        "limit_bytes": 3000,
     }
     put(ledger, "a")
     with pytest.raises(LedgerFullError):
-        put(ledger, "a", content(tokens=100))
+        put(ledger, "a", content(tokens=500))
     assert len(ledger) == 2
     ledger.release(ledger.get("a"))  # type: ignore[arg-type]
     put(ledger, "c")
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        content(),
+        content(tokens=1000),
+        content(scope=Scope.of(cache_salt="s", adapter="é" * 1024)),
+        content(labels={f"{n}" * 60: "ü" * 256 for n in range(10, 42)}),
+    ],
+)
+def test_a_pin_is_counted_for_what_it_takes_in_a_registration(
+    ledger: Ledger, what: PinContent
+) -> None:
+    row = put(ledger, "p" * 128, what)
+    register = Register(
+        instance_id="e",
+        incarnation=1,
+        namespace=Namespace(model="m", weights="00"),
+        tiers=(),
+    )
+    one = msgspec.structs.replace(
+        register,
+        pins=(report(row, 1, reason="x" * 100, ttl_seconds=1.5),),
+        pin_requests=(row.request("e", now=0.0),),
+    )
+    taken = len(frames.encode(one)) - len(frames.encode(register))
+    assert taken <= what.nbytes
+    assert MAX_BYTES < 0.8 * frames.MAX_FRAME_BYTES
 
 
 def test_tombstones_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
