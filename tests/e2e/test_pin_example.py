@@ -43,10 +43,11 @@ class Example:
 
     def typed(self, pattern: str) -> list[str]:
         """The tutorial's commands that match, with this run's ports in them."""
-        found = [line for line in commands(ROOT / "docs/tutorial/pin.md") if pattern in line]
-        for printed, port in self.ports.items():
-            found = [line.replace(printed, port) for line in found]
-        return found
+        shown = commands(ROOT / "docs/tutorial/pin.md")
+        printed = re.compile(rf"\b({'|'.join(self.ports)})\b")
+        return [
+            printed.sub(lambda port: self.ports[port[0]], line) for line in shown if pattern in line
+        ]
 
     def run(self, command: str) -> str:
         """Type a command and return what it prints."""
@@ -148,7 +149,7 @@ def registered(example: Example) -> bool:
 
 
 def test_the_tutorial_as_printed(example):
-    first, second = example.typed("curl -X POST http://localhost:" + example.ports["8000"] + "/v1")
+    first, second = example.typed("/v1/completions")
     assert json.loads(example.run(first))["usage"]["prompt_tokens"] == 12
 
     (tokenize,) = example.typed("/tokenize")
@@ -199,4 +200,5 @@ def test_a_pin_in_the_instant_after_the_answer_holds_all_of_it(example):
 
 
 def test_tokens_never_seen_pin_nothing(example):
-    assert example.pin("Question: what was never asked?")["num_tokens"] == 0
+    body = {"tokens": [700] * 40, "instance_id": INSTANCE, "location": MEMORY}
+    assert post(f"{example.controller_url}/pin", body)["num_tokens"] == 0
