@@ -96,9 +96,8 @@ def _variables(environment: Environment) -> dict[str, str]:
     }
     variables["PATH"] = f"{environment.folder / 'bin'}{os.pathsep}{variables['PATH']}"
     variables["LMCACHE_REQUIRE_VLLM"] = "1"
-    variables["LMCACHE_SOURCE_TREE"] = str(ROOT)  # for the tests that build from it
     # For the tests of packaging alone, which build from the source.
-    variables["SOURCE_TREE"] = str(ROOT)
+    variables["SOURCE_TREE"] = str(ROOT)  # for the tests that build from it
     return variables
 
 
