@@ -97,7 +97,7 @@ def _variables(environment: Environment) -> dict[str, str]:
     variables["PATH"] = f"{environment.folder / 'bin'}{os.pathsep}{variables['PATH']}"
     variables["LMCACHE_REQUIRE_VLLM"] = "1"
     # For the tests of packaging alone, which build from the source.
-    variables["SOURCE_TREE"] = str(ROOT)  # for the tests that build from it
+    variables["SOURCE_TREE"] = str(ROOT)
     return variables
 
 
