@@ -12,7 +12,7 @@ from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
 from litestar.types import ASGIApp
 
 from lmcache_core import __version__
-from lmcache_core.controller.auth import BearerGate
+from lmcache_core.controller.auth import BearerGate, OriginGate
 from lmcache_core.controller.body import StrictRequest
 from lmcache_core.controller.plane import ControlPlane
 from lmcache_core.controller.problems import answer_with_problem
@@ -20,7 +20,7 @@ from lmcache_core.controller.routes import ROUTES
 
 
 def create_app(plane: ControlPlane) -> ASGIApp:
-    """Make the application; with a token in the configuration, behind it.
+    """Make the application, behind its gates.
 
     Args:
         plane: What the routes speak to; the caller closes it.
@@ -45,4 +45,4 @@ def create_app(plane: ControlPlane) -> ASGIApp:
         debug=False,
     )
     token = plane.config.token
-    return app if token is None else BearerGate(app, token)
+    return OriginGate(app if token is None else BearerGate(app, token))

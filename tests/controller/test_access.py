@@ -38,6 +38,15 @@ def test_with_a_token_every_route_but_healthz_needs_it(tmp_path: Path, how: str)
         assert TOKEN not in (tmp_path / "log").read_text()
 
 
+def test_a_page_of_another_site_may_not_ask(controller: ControllerProcess) -> None:
+    own = controller.url
+    for origin, status in ((own, 200), ("http://evil.example", 403), ("null", 403)):
+        for method, path in (("POST", "/pins"), ("GET", "/v1/pins")):
+            answer = controller.client.request(method, path, headers={"Origin": origin})
+            assert answer.status_code == status, (origin, path)
+    assert answer.json()["type"] == "urn:lmcache:problem:foreign-origin"
+
+
 def test_with_a_token_other_addresses_are_served(tmp_path: Path) -> None:
     environ = {"LMCACHE_CONTROLLER_TOKEN": TOKEN}
     with ControllerProcess(tmp_path / "log", "--host", "0.0.0.0", environ=environ) as controller:
