@@ -18,6 +18,7 @@ from distributions import ROOT
 from environment import Environment, InstallError
 
 _FOLDER = ROOT / "build" / "check"
+_MYPY_CACHE = ROOT / ".mypy_cache"
 
 
 def run_checks() -> int:
@@ -44,7 +45,9 @@ def run_checks() -> int:
         print(f"$ {' '.join(command)}", flush=True)
         path = str(scripts / command[0])
         failed += subprocess.run([path, *command[1:]], cwd=ROOT, check=False).returncode != 0
-    tools = [str(scripts / "mypy"), "--config-file", str(ROOT / "pyproject.toml"), "."]
+    # They import each other as scripts do, from their own folder.
+    options = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(_MYPY_CACHE)]
+    tools = [str(scripts / "mypy"), *options, "."]
     print("$ cd tools && mypy .", flush=True)
     failed += subprocess.run(tools, cwd=ROOT / "tools", check=False).returncode != 0
     print(f"{failed} checks failed" if failed else "all checks passed")
