@@ -23,8 +23,8 @@ _STEERING = ("LMCACHE_", "VLLM_", "TORCH", "MODEL", "HF_", "TRANSFORMERS_", "QUI
 
 def pytest_sessionstart() -> None:
     """Refuse to pass for want of vLLM where the tests are to include it."""
-    if os.environ.get("LMCACHE_REQUIRE_VLLM") == "1" and not HAS_VLLM:
-        pytest.exit("LMCACHE_REQUIRE_VLLM=1 and vLLM is not installed", returncode=1)
+    if os.environ.get("REQUIRE_VLLM") == "1" and not HAS_VLLM:
+        pytest.exit("REQUIRE_VLLM=1 and vLLM is not installed", returncode=1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -95,7 +95,7 @@ def _variables(environment: Environment) -> dict[str, str]:
         if not name.startswith(("LMCACHE_", "PYTHON", "VLLM_"))
     }
     variables["PATH"] = f"{environment.folder / 'bin'}{os.pathsep}{variables['PATH']}"
-    variables["LMCACHE_REQUIRE_VLLM"] = "1"
+    variables["REQUIRE_VLLM"] = "1"
     # For the tests of packaging alone, which build from the source.
     variables["SOURCE_TREE"] = str(ROOT)
     return variables
