@@ -26,11 +26,12 @@ from lmcache_core.api.messages import (
     WantSnapshot,
     Welcome,
 )
-from lmcache_core.api.pins import PinReport
+from lmcache_core.api.pins import PinReport, PinRequest
 from lmcache_core.api.transport import EngineLink
 from lmcache_core.engine.cache_engine import CacheEngine
 from lmcache_core.engine.commands import CommandRunner
 from lmcache_core.engine.events import Event
+from lmcache_core.engine.pin_table import PINS_AT_ONCE
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
@@ -142,6 +143,7 @@ class ControlAgent:
     def _tick(self) -> None:
         now = self._clock()
         self._answer_waiting()
+        self._expire_pins()
         if self._engine.tiers.namespace is not self._namespace:
             # The weights' epoch was raised: the controller computes keys too.
             self._welcomed = False
@@ -150,10 +152,6 @@ class ControlAgent:
             if now >= self._next_register:
                 self._register(now)
             return
-        with self._engine.tiers.lock:
-            ended = self._engine.tiers.pins.expire()
-        for pin_id in ended:
-            log.info("pin.expired", pin_id=pin_id)
         if self._engine.tiers.events.lost:
             self._send_snapshot()
         self._send_events()
@@ -164,8 +162,11 @@ class ControlAgent:
         if isinstance(message, Command):
             self._take_command(message)
         elif isinstance(message, Identify):
-            self._welcomed = False
-            self._next_register = 0.0
+            # It comes for each message that was on the way to a controller
+            # which has forgotten this engine; one registration answers all.
+            if self._welcomed:
+                self._welcomed = False
+                self._next_register = 0.0
         elif isinstance(message, WantSnapshot):
             self._send_snapshot()
         elif message.incarnation != self._incarnation:
@@ -212,17 +213,16 @@ class ControlAgent:
 
     def _register(self, now: float) -> None:
         tiers = self._engine.tiers
-        with tiers.lock:
-            self._namespace = tiers.namespace
-            requests, reports = tiers.pins.requests(), tiers.pins.reports()
+        self._namespace = tiers.namespace
+        held = self._pins_held()
         self._link.send(
             Register(
                 instance_id=self._instance_id,
                 incarnation=self._incarnation,
                 namespace=self._namespace,
                 tiers=tiers.status(),
-                pins=tuple(reports),
-                pin_requests=tuple(requests),
+                pins=tuple(report for _, report in held),
+                pin_requests=tuple(request for request, _ in held),
                 sequence=self._sequence,
                 pid=os.getpid(),
                 host=socket.gethostname(),
@@ -237,10 +237,8 @@ class ControlAgent:
 
     def _heartbeat(self, now: float) -> None:
         self._next_heartbeat = now + self._heartbeat_seconds
-        with self._engine.tiers.lock:
-            changed = self._engine.tiers.pins.take_changed()
-        self._tell_hooks(changed)
-        self._link.send(
+        changed = self._take_changed()
+        sent = self._link.send(
             Heartbeat(
                 instance_id=self._instance_id,
                 incarnation=self._incarnation,
@@ -250,14 +248,48 @@ class ControlAgent:
                 pins=tuple(changed),
             )
         )
+        if not sent:
+            with self._engine.tiers.lock:
+                self._engine.tiers.pins.note_untold(report.pin_id for report in changed)
+            return
+        for report in changed:
+            self._pin_changed(report)
 
     def _report_pins(self) -> None:
         """Let the next heartbeat, which carries changed pins, come at once."""
         self._next_heartbeat = 0.0
 
-    def _tell_hooks(self, reports: list[PinReport]) -> None:
-        for report in reports:
-            self._pin_changed(report)
+    def _expire_pins(self) -> None:
+        # Whether or not a controller is there: it must not come back to a pin
+        # whose time is up.
+        tiers = self._engine.tiers
+        while True:
+            with tiers.lock:
+                ended = tiers.pins.expire()
+            if not ended:
+                return
+            for pin_id in ended:
+                log.info("pin.expired", pin_id=pin_id)
+
+    def _pins_held(self) -> list[tuple[PinRequest, PinReport]]:
+        tiers = self._engine.tiers
+        with tiers.lock:
+            pin_ids = tiers.pins.ids()
+        held: list[tuple[PinRequest, PinReport]] = []
+        for start in range(0, len(pin_ids), PINS_AT_ONCE):
+            with tiers.lock:
+                held += tiers.pins.held(pin_ids[start : start + PINS_AT_ONCE])
+        return held
+
+    def _take_changed(self) -> list[PinReport]:
+        tiers = self._engine.tiers
+        changed: list[PinReport] = []
+        while True:
+            with tiers.lock:
+                batch = tiers.pins.take_changed()
+            if not batch:
+                return changed
+            changed += batch
 
     def _send_events(self) -> None:
         tiers = self._engine.tiers

@@ -79,6 +79,7 @@ class CacheEngine(CacheFacade):
         """Note a new request and start fetching what lies below host memory."""
         packed = tokens_to_bytes(tokens)
         with self._lock:
+            self._forget(request_id)
             request = Request(request_id, self.tiers.chain_of(packed, scope), scope)
             self._requests[request_id] = request
             self._counters["requests"] += 1
@@ -123,8 +124,9 @@ class CacheEngine(CacheFacade):
             self._counters["hit_tokens"] += tokens
             for entry in reversed(found):
                 memory.residents.touch(entry.key)
-                if memory.residents.marked(entry.key):
-                    self.tiers.pins.note_hit(memory.name, entry.key)
+                entry.origin = memory.name
+            if found:
+                self.tiers.pins.note_hit(memory.name, found[0].key)
             return match
 
     def plan_load(
@@ -175,8 +177,9 @@ class CacheEngine(CacheFacade):
                 self._close_job(job_id, ok=True)
             for job_id in failed:
                 self._close_job(job_id, ok=False)
-        if self.settled is not None:
-            self.settled()
+        settled = self.settled  # Another thread takes it away when the engine closes.
+        if settled is not None:
+            settled()
 
     @property
     def open_jobs(self) -> int:
@@ -186,11 +189,7 @@ class CacheEngine(CacheFacade):
     def finish(self, request_id: str) -> None:
         """Forget a request and end its leases; jobs under way go on."""
         with self._lock:
-            request = self._requests.pop(request_id, None)
-            if request is not None:
-                request.closed = True
-                self._end_match(request)
-                self._promoter.release(request)
+            self._forget(request_id)
 
     def reset(self) -> None:
         """Raise the epoch: nothing older is read again, nothing is deleted."""
@@ -219,13 +218,19 @@ class CacheEngine(CacheFacade):
             return
         self._closed = True
         for close in self.on_close:
-            close()
+            try:
+                close()
+            except Exception:
+                # What comes after it has to be closed all the same.
+                log.exception("engine.close_failed")
         self.tiers.close()
 
     def stores_open_for(self, token_bytes: bytes, scope: Scope) -> bool:
         """Whether a chunk of these tokens is being written just now."""
+        if not len(self.jobs):
+            return False
+        chain = self.tiers.chain_of(token_bytes, scope)
         with self._lock:
-            chain = self.tiers.chain_of(token_bytes, scope)
             return self.jobs.stores_under((chain.root, *chain.keys))
 
     def _close_job(self, job_id: int, *, ok: bool) -> None:
@@ -238,6 +243,13 @@ class CacheEngine(CacheFacade):
             self._storer.done(job, ok=ok)
         else:
             self.tiers.memory.release(reversed(job.entries), job.owner)
+
+    def _forget(self, request_id: str) -> None:
+        request = self._requests.pop(request_id, None)
+        if request is not None:
+            request.closed = True
+            self._end_match(request)
+            self._promoter.release(request)
 
     def _end_match(self, request: Request) -> None:
         matched, request.matched = request.matched, []

@@ -42,7 +42,7 @@ class Entry:
     )
 
     def __init__(self, piece: Piece, slot: Slot, blocks: int, origin: str) -> None:
-        self.key, self.parent, self.token_bytes = piece
+        self.key, self.parent, self.token_bytes, _ = piece
         self.slot = slot
         self.blocks = blocks
         self.origin = origin

@@ -42,31 +42,30 @@ _REST_AT = _CHECK_AT + _CHECK.size
 
 
 class FrameSeal:
-    """Writes and verifies headers for one namespace.
+    """Writes and verifies headers, each for the namespace its chunk is of.
 
     Args:
-        namespace_digest: What the frames of this engine are bound to.
+        namespace: Digest of the engine's namespace.
+
+    Attributes:
+        namespace: The digest of the present epoch; what is asked of a store
+            is bound to the one it was asked under.
     """
 
-    def __init__(self, namespace_digest: bytes) -> None:
-        self._namespace = namespace_digest
+    def __init__(self, namespace: bytes) -> None:
+        self.namespace = namespace
         # Two tiers may write the same slot through at once; the header page
         # must be written by one of them, before either reads it.
         self._lock = threading.Lock()
 
-    def rebind(self, namespace_digest: bytes) -> None:
-        """Bind frames to another namespace from now on."""
-        with self._lock:
-            self._namespace = namespace_digest
-
-    def ensure(self, entry: Entry, frame: memoryview) -> None:
+    def ensure(self, entry: Entry, frame: memoryview, namespace: bytes) -> None:
         """Fill the header page of a frame whose payload is in place, once."""
         with self._lock:
             if not entry.sealed:
-                self._write(entry, frame)
+                self._write(entry, frame, namespace)
                 entry.sealed = True
 
-    def _write(self, entry: Entry, frame: memoryview) -> None:
+    def _write(self, entry: Entry, frame: memoryview, namespace: bytes) -> None:
         payload = frame[HEADER_BYTES:]
         frame[_CHECK_AT:HEADER_BYTES] = bytes(HEADER_BYTES - _CHECK_AT)
         _FIELDS.pack_into(
@@ -80,13 +79,13 @@ class FrameSeal:
             entry.blocks,
             entry.key,
             entry.parent,
-            self._namespace,
+            namespace,
             secrets.token_bytes(16),
             xxhash.xxh3_64_intdigest(payload),
         )
         _CHECK.pack_into(frame, _CHECK_AT, _header_check(frame))
 
-    def verify(self, entry: Entry, frame: memoryview) -> None:
+    def verify(self, entry: Entry, frame: memoryview, namespace: bytes) -> None:
         """Check every byte of a frame against the entry it is to become.
 
         Raises:
@@ -106,7 +105,7 @@ class FrameSeal:
             "blocks": entry.blocks,
             "key": entry.key,
             "parent": entry.parent,
-            "namespace": self._namespace,
+            "namespace": namespace,
         }
         for (name, want), have in zip(expected.items(), (length, *rest[:5]), strict=True):
             if want != have:

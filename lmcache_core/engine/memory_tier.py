@@ -119,15 +119,21 @@ class MemoryTier:
 
         Returns:
             The tail it superseded, or None. Where an equal entry is there
-            already, or a longer one covers it, the slot is given back and
-            ``entry.dropped`` is set.
+            already, or a longer one covers it, or a tail has to stay, the
+            slot is given back and ``entry.dropped`` is set.
         """
         child, agreed = self.index.best_child(entry.parent, entry.token_bytes)
-        if child is not None and agreed == entry.tokens:
+        cover = child if agreed == entry.tokens else None
+        tail = self.index.covered_tail(entry.parent, entry.token_bytes)
+        if (cover is not None and (entry.staged or not cover.staged)) or (
+            tail is not None and not self._may_supersede(tail, entry)
+        ):
             entry.dropped = True
             self.abandon(entry)
             return None
-        tail = self.index.covered_tail(entry.parent, entry.token_bytes)
+        if cover is not None:
+            # It is only staged and goes with its leases; this one stays.
+            self._remove(cover)
         superseded = None
         if tail is not None:
             superseded = Superseded(tail.key, self._remove(tail))
@@ -186,6 +192,14 @@ class MemoryTier:
             pinned_bytes=residents.pinned_bytes + residents.reserved_bytes,
             entries=len(residents),
         )
+
+    def _may_supersede(self, tail: Entry, entry: Entry) -> bool:
+        """Whether a longer entry may take a tail's place, and its pins."""
+        if tail.staged:
+            return True
+        if not self.residents.marked(tail.key):
+            return not entry.staged
+        return not entry.staged and self.residents.may_pin(entry.slot.nbytes - tail.slot.nbytes)
 
     def _evict_one(self) -> bool:
         while (key := self.residents.victim()) is not None:

@@ -9,11 +9,19 @@ from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain
 
 
 class Piece(NamedTuple):
-    """One chunk's worth of a pinned sequence, the last maybe short."""
+    """One chunk's worth of a sequence, the last maybe short.
+
+    Attributes:
+        key: Its key.
+        parent: Key of the piece before it, or the chain's root.
+        token_bytes: Its packed token ids.
+        number: How many pieces come before it.
+    """
 
     key: Key
     parent: Key
     token_bytes: bytes
+    number: int
 
 
 class Cover(NamedTuple):
@@ -25,7 +33,8 @@ class Cover(NamedTuple):
 
 def piece_at(chain: KeyChain, index: int, tokens: int) -> Piece:
     """The first ``tokens`` tokens of chunk ``index``."""
-    return Piece(chain.key(index, tokens), chain.parent(index), chain.token_bytes(index, tokens))
+    token_bytes = chain.token_bytes(index, tokens)
+    return Piece(chain.key(index, tokens), chain.parent(index), token_bytes, index)
 
 
 class Pieces:
@@ -36,32 +45,37 @@ class Pieces:
     Args:
         chain: The sequence.
         token_bytes: Its packed token ids, which are kept and not copied.
+
+    Attributes:
+        keys: The keys of the pieces in order.
+        token_bytes: See above.
     """
 
-    __slots__ = ("_keys", "_root", "_size", "_token_bytes")
+    __slots__ = ("_root", "_size", "keys", "token_bytes")
 
     def __init__(self, chain: KeyChain, token_bytes: bytes) -> None:
         self._root = chain.root
         self._size = chain.chunk_size * TOKEN_BYTES
-        self._token_bytes = token_bytes
+        self.token_bytes = token_bytes
         tail = len(chain) % chain.chunk_size
         whole = tuple(chain.keys)
-        self._keys = (*whole, chain.key(len(whole), tail)) if tail else whole
+        self.keys = (*whole, chain.key(len(whole), tail)) if tail else whole
 
     def __len__(self) -> int:
         """Number of pieces."""
-        return len(self._keys)
+        return len(self.keys)
 
     def __getitem__(self, number: int) -> Piece:
         """The piece of a number."""
         start = number * self._size
-        parent = self._keys[number - 1] if number else self._root
-        return Piece(self._keys[number], parent, self._token_bytes[start : start + self._size])
+        parent = self.keys[number - 1] if number else self._root
+        token_bytes = self.token_bytes[start : start + self._size]
+        return Piece(self.keys[number], parent, token_bytes, number)
 
     def __iter__(self) -> Iterator[Piece]:
         """The pieces in order."""
-        return (self[number] for number in range(len(self._keys)))
+        return (self[number] for number in range(len(self.keys)))
 
-    def number_of(self, key: Key) -> int:
-        """The number of the piece of a key that is one of them."""
-        return self._keys.index(key)
+    def tokens(self, number: int) -> int:
+        """Length of the piece of a number."""
+        return min(self._size, len(self.token_bytes) - number * self._size) // TOKEN_BYTES

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from lmcache_core.api.pins import OnMissing, PinReport, PinRequest, PinState
 from lmcache_core.engine.piece import Cover, Piece, Pieces
 from lmcache_core.keys import TOKEN_BYTES
@@ -15,18 +17,22 @@ class Pin:
         pieces: The sequence, cut at chunks.
         covers: By number of the piece, the entry that is marked for it.
         due: Monotonic time at which it ends, or None.
-        lost: Whether something it held has been lost.
-        awaits: Whether pieces that are missing are marked when they come.
+        alarm: When its time is looked at next, never after ``due``.
+        charge: Bytes its owner is charged, as when it was asked for.
+        lost: Numbers of the pieces that it held, has lost and waits for.
+        awaits: Whether all pieces that are missing are marked when they come.
     """
 
-    __slots__ = ("awaits", "covers", "due", "lost", "pieces", "request")
+    __slots__ = ("alarm", "awaits", "charge", "covers", "due", "lost", "pieces", "request")
 
     def __init__(self, request: PinRequest, pieces: Pieces, due: float | None) -> None:
         self.request = request
         self.pieces = pieces
         self.covers: dict[int, Cover] = {}
         self.due = due
-        self.lost = False
+        self.alarm: float | None = None
+        self.charge = 0
+        self.lost: set[int] = set()
         self.awaits = request.on_missing is OnMissing.RESERVE
 
     @property
@@ -37,24 +43,40 @@ class Pin:
     @property
     def tokens_pinned(self) -> int:
         """Length of its prefix whose bytes stay."""
-        total = 0
-        for number, piece in enumerate(self.pieces):
-            cover = self.covers.get(number)
-            if cover is None:
-                break
-            total += cover.tokens
-            if cover.tokens * TOKEN_BYTES < len(piece.token_bytes):
-                break
-        return total
+        return self._prefix(self.covers)
+
+    @property
+    def wanted(self) -> bytes:
+        """Packed tokens of its prefix that is held or waited for."""
+        if self.awaits:
+            return self.pieces.token_bytes
+        tokens = self._prefix(self.covers.keys() | self.lost)
+        return self.pieces.token_bytes[: tokens * TOKEN_BYTES]
 
     def missing(self) -> list[Piece]:
         """Pieces that no entry covers whole."""
         return [
-            piece
-            for number, piece in enumerate(self.pieces)
-            if number not in self.covers
-            or self.covers[number].tokens * TOKEN_BYTES < len(piece.token_bytes)
+            self.pieces[number]
+            for number in range(len(self.pieces))
+            if self._covered(number) < self.pieces.tokens(number)
         ]
+
+    def _covered(self, number: int) -> int:
+        cover = self.covers.get(number)
+        return 0 if cover is None else cover.tokens
+
+    def _prefix(self, numbers: Container[int]) -> int:
+        """Tokens of the leading pieces of these numbers; one that is lost counts whole."""
+        total = 0
+        for number in range(len(self.pieces)):
+            if number not in numbers:
+                break
+            whole = self.pieces.tokens(number)
+            tokens = self._covered(number) if number in self.covers else whole
+            total += tokens
+            if tokens < whole:
+                break
+        return total
 
     def report(self, now: float, *, pinned_bytes: int, reserved_bytes: int) -> PinReport:
         """Tell what is truly held."""

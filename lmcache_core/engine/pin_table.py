@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import msgspec
+from sortedcontainers import SortedList
 
 from lmcache_core.api.pins import OnMissing, PinReport, PinRequest, Renew
+from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.piece import Cover, Piece, Pieces
 from lmcache_core.engine.pin import Pin
 from lmcache_core.engine.reservations import Reservations
 from lmcache_core.engine.residents import Residents
 from lmcache_core.errors import CapacityError, ConflictError, NotCachedError, UnknownNameError
-from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, Scope
+from lmcache_core.keys import Key, KeyChain, Scope
 
 MAX_TOMBSTONES = 4096
 """Released pins whose version is remembered, so that a late command cannot revive one."""
 
 MAX_PINS = 1 << 16
+
+PINS_AT_ONCE = 64
+"""Pins looked at under one hold of the lock, so that many pins never stall a step."""
 
 
 class PinnableTier(Protocol):
@@ -71,7 +75,6 @@ class PinTable:
         self._tiers = tiers
         self._chain_of = chain_of
         self._piece_bytes = piece_bytes
-        self._share = share
         self._quota = owner_quota_bytes
         self._clock = clock
         self._pins: dict[str, Pin] = {}
@@ -79,8 +82,14 @@ class PinTable:
         self._reservations = {
             name: Reservations(tier.residents, piece_bytes) for name, tier in tiers.items()
         }
+        for tier in tiers.values():
+            residents = tier.residents
+            residents.pin_limit_bytes = int(residents.capacity_bytes * share)
+        self._charged: dict[str, int] = {}
         self._changed: set[str] = set()
-        self._deadlines: list[tuple[float, str]] = []
+        self._renewing: set[str] = set()
+        # One a pin, however often it is renewed.
+        self._alarms: SortedList[tuple[float, str]] = SortedList()
 
     def __len__(self) -> int:
         """Number of pins."""
@@ -101,19 +110,16 @@ class PinTable:
         old = self._pins.get(request.pin_id)
         self._check_version(request, old)
         chain = self._chain_of(request.tokens, request.scope)
-        due = None if request.ttl_seconds is None else self._clock() + request.ttl_seconds
-        new = Pin(request, Pieces(chain, request.tokens), due)
+        new = Pin(request, Pieces(chain, request.tokens), self._due(request))
         new.covers = dict(enumerate(tier.covers(chain)))
         if request.on_missing is OnMissing.FAIL and new.tokens_pinned < new.tokens_asked:
             raise NotCachedError(request.location, asked=new.tokens_asked, cached=new.tokens_pinned)
-        self._check_room(new, old, tier)
+        new.charge = self._check_room(new, old, tier)
         self._mark(new)
         if old is not None:
             self._unmark(old, keep=new)
-        self._pins[request.pin_id] = new
-        if due is not None:
-            heapq.heappush(self._deadlines, (due, request.pin_id))
-        self._changed.add(request.pin_id)
+            self._take_out(old)
+        self._put_in(new)
         return self._report(new)
 
     def unpin(self, pin_id: str, version: int) -> int:
@@ -132,51 +138,63 @@ class PinTable:
         return 0 if pin is None else self._end(pin)
 
     def expire(self) -> list[str]:
-        """End the pins whose time is up; return their ids."""
+        """End pins whose time is up, some at a time; return their ids, none when all are done."""
         now = self._clock()
-        ended = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, pin_id = heapq.heappop(self._deadlines)
-            pin = self._pins.get(pin_id)
-            if pin is None or pin.due is None:
-                continue
-            if pin.due > now:
-                # Renewed since; its new deadline takes the old one's place.
-                heapq.heappush(self._deadlines, (pin.due, pin_id))
+        ended: list[str] = []
+        while self._alarms and self._alarms[0][0] <= now and len(ended) < PINS_AT_ONCE:
+            pin = self._pins[self._alarms[0][1]]
+            if pin.due != pin.alarm:
+                self._set_alarm(pin, pin.due)  # A hit has renewed it since.
                 continue
             self._end(pin)
-            ended.append(pin_id)
+            ended.append(pin.request.pin_id)
         return ended
 
     def rebase(self) -> None:
         """The namespace has changed: nothing held is valid, all of it is awaited."""
         for pin in self._pins.values():
             # What was not to be waited for before is not waited for now.
-            tokens = pin.tokens_asked if pin.awaits else pin.tokens_pinned
+            wanted = pin.wanted
             self._unmark(pin, keep=None)
-            token_bytes = pin.request.tokens[: tokens * TOKEN_BYTES]
-            chain = self._chain_of(token_bytes, pin.request.scope)
-            pin.pieces = Pieces(chain, token_bytes)
+            pin.pieces = Pieces(self._chain_of(wanted, pin.request.scope), wanted)
             pin.covers = {}
             pin.awaits = True
-            pin.lost = False
-            self._mark(pin)
+            pin.lost.clear()
             self._changed.add(pin.request.pin_id)
+        for pin in self._pins.values():
+            self._mark(pin)
 
-    def note_admitted(self, location: str, key: Key, parent: Key, token_bytes: bytes) -> None:
-        """A chunk has come: mark it for the pins that wait for it."""
-        for piece, pin_ids in self._reservations[location].met_by(parent, token_bytes):
+    def note_admitted(self, location: str, entry: Entry, *, exact: bool = False) -> None:
+        """A chunk has come: mark it for the pins that wait for it.
+
+        Args:
+            location: The tier.
+            entry: The chunk.
+            exact: Whether it covers nothing but its own tokens, all of them.
+        """
+        reservations = self._reservations[location]
+        met = reservations.met_by(entry.parent, entry.token_bytes)
+        if exact:
+            met = [(piece, pin_ids) for piece, pin_ids in met if piece.key == entry.key]
+        residents = self._tiers[location].residents
+        freed = sum(reservations.charged(piece) for piece, _ in met)
+        if not residents.may_pin(residents.unmarked_size(entry.key) - freed):
+            # It is longer than what room was kept for; they go on waiting.
+            return
+        for piece, pin_ids in met:
             for pin_id in pin_ids:
-                pin = self._pins[pin_id]
-                number = pin.pieces.number_of(piece.key)
-                self._reservations[location].drop(piece, pin_id)
-                before = pin.covers.get(number)
-                pin.covers[number] = Cover(key, len(piece.token_bytes) // TOKEN_BYTES)
-                residents = self._tiers[location].residents
-                residents.mark(key, pin_id)
-                if before is not None and before.key != key:
-                    residents.unmark(before.key, pin_id)
-                self._changed.add(pin_id)
+                reservations.drop(piece, pin_id)
+                self._cover(self._pins[pin_id], piece, entry.key, residents)
+
+    def _cover(self, pin: Pin, piece: Piece, key: Key, residents: Residents) -> None:
+        pin_id = pin.request.pin_id
+        before = pin.covers.get(piece.number)
+        pin.covers[piece.number] = Cover(key, pin.pieces.tokens(piece.number))
+        pin.lost.discard(piece.number)
+        residents.mark(key, pin_id)
+        if before is not None and before.key != key:
+            residents.unmark(before.key, pin_id)
+        self._changed.add(pin_id)
 
     def note_moved(self, location: str, old: Key, new: Key, marks: Iterable[str]) -> None:
         """A longer chunk has taken the place of a marked one."""
@@ -187,6 +205,7 @@ class PinTable:
                 if cover.key == old:
                     pin.covers[number] = Cover(new, cover.tokens)
             residents.mark(new, pin_id)
+            self._changed.add(pin_id)
 
     def note_lost(self, location: str, key: Key, marks: Iterable[str]) -> None:
         """A marked chunk has gone: what it covered is reserved again."""
@@ -194,49 +213,50 @@ class PinTable:
             pin = self._pins[pin_id]
             for number in [n for n, cover in pin.covers.items() if cover.key == key]:
                 del pin.covers[number]
+                pin.lost.add(number)
                 self._reservations[location].add(pin.pieces[number], pin_id)
-            pin.lost = True
-            pin.awaits = True
             self._changed.add(pin_id)
 
     def note_hit(self, location: str, key: Key) -> None:
-        """A marked chunk was used: renew the pins that ask for it."""
-        now = self._clock()
-        for pin_id in self._tiers[location].residents.marks(key):
-            request = self._pins[pin_id].request
-            if request.renew is Renew.ON_HIT and request.ttl_seconds is not None:
-                self._pins[pin_id].due = now + request.ttl_seconds
-                # The ledger keeps deadlines too and must not end it meanwhile.
-                self._changed.add(pin_id)
+        """The first chunk of a hit, which all its pins mark: renew those that ask for it."""
+        residents = self._tiers[location].residents
+        for pin_id in residents.marks_among(key, self._renewing):
+            pin = self._pins[pin_id]
+            pin.due = self._due(pin.request)
+            # The ledger keeps deadlines too and must not end it meanwhile.
+            self._changed.add(pin_id)
 
     def report(self, pin_id: str) -> PinReport | None:
         """The report of one pin, or None."""
         pin = self._pins.get(pin_id)
         return None if pin is None else self._report(pin)
 
-    def requests(self) -> list[PinRequest]:
-        """All pins as they were asked for, with the seconds that are left."""
-        now = self._clock()
-        return [
-            pin.request
-            if pin.due is None
-            else msgspec.structs.replace(pin.request, ttl_seconds=max(0.0, pin.due - now))
-            for pin in self._pins.values()
-        ]
+    def ids(self) -> list[str]:
+        """The ids of all pins."""
+        return list(self._pins)
 
-    def reports(self) -> list[PinReport]:
-        """The reports of all pins, in the order of :meth:`requests`."""
-        return [self._report(pin) for pin in self._pins.values()]
+    def held(self, pin_ids: Iterable[str]) -> list[tuple[PinRequest, PinReport]]:
+        """Pins as they were asked for, with the seconds that are left, and their reports."""
+        now = self._clock()
+        held = []
+        for pin in (self._pins[pin_id] for pin_id in pin_ids if pin_id in self._pins):
+            left = None if pin.due is None else max(0.0, pin.due - now)
+            request = msgspec.structs.replace(pin.request, ttl_seconds=left)
+            held.append((request, self._report(pin)))
+        return held
 
     def take_changed(self) -> list[PinReport]:
-        """Reports of the pins that changed since the last call."""
-        changed, self._changed = self._changed, set()
-        return [self._report(self._pins[pin_id]) for pin_id in changed if pin_id in self._pins]
+        """Reports of pins that changed since they were last taken, some at a time."""
+        count = min(PINS_AT_ONCE, len(self._changed))
+        return [self._report(self._pins[self._changed.pop()]) for _ in range(count)]
+
+    def note_untold(self, pin_ids: Iterable[str]) -> None:
+        """What was taken of these pins has reached nobody."""
+        self._changed.update(pin_id for pin_id in pin_ids if pin_id in self._pins)
 
     def _check_version(self, request: PinRequest, old: Pin | None) -> None:
-        held = old.request.version if old else self._tombstones.get(request.pin_id, 0)
-        newer = held > request.version if old else held >= request.version > 0
-        if newer:
+        held = old.request.version if old else self._tombstones.get(request.pin_id, -1)
+        if held > request.version or (old is None and held == request.version):
             message = (
                 f"pin {request.pin_id!r} is at version {held}, not below {request.version}; "
                 "ask again with a higher version"
@@ -251,34 +271,29 @@ class PinTable:
                 advice="release pins that are no longer needed",
             )
 
-    def _check_room(self, new: Pin, old: Pin | None, tier: PinnableTier) -> None:
+    def _check_room(self, new: Pin, old: Pin | None, tier: PinnableTier) -> int:
+        """Refuse a pin that does not fit; return what its owner is charged."""
         residents = tier.residents
         reservations = self._reservations[tier.name]
         covers = {cover.key for cover in new.covers.values()}
         missing = new.missing() if new.awaits else []
         asked = sum(residents.size(key) for key in covers if not residents.marked(key))
         asked += reservations.new_bytes(missing)
-        used = residents.pinned_bytes + residents.reserved_bytes
-        limit = int(residents.capacity_bytes * self._share)
-        if residents.capacity_bytes and asked and used + asked > limit:
+        if not residents.may_pin(asked):
             raise CapacityError(
                 f"pins of tier {tier.name}",
                 asked_bytes=asked,
-                used_bytes=used,
-                limit_bytes=limit,
+                used_bytes=residents.pinned_bytes + residents.reserved_bytes,
+                limit_bytes=residents.pin_limit_bytes,
                 advice="release pins, raise pin_max_share, or give the tier more room",
             )
-        if self._quota is None:
-            return
         full = sum(residents.size(key) for key in covers)
         full += sum(self._piece_bytes(piece) for piece in missing)
         owner = new.request.owner
-        charged = sum(
-            self._charge(pin)
-            for pin in self._pins.values()
-            if pin.request.owner == owner and pin is not old
-        )
-        if full and charged + full > self._quota:
+        charged = self._charged.get(owner, 0)
+        if old is not None and old.request.owner == owner:
+            charged -= old.charge
+        if self._quota is not None and full and charged + full > self._quota:
             raise CapacityError(
                 f"pins of owner {owner}",
                 asked_bytes=full,
@@ -286,6 +301,39 @@ class PinTable:
                 limit_bytes=self._quota,
                 advice="release pins of this owner or raise pin_owner_quota",
             )
+        return full
+
+    def _put_in(self, pin: Pin) -> None:
+        request = pin.request
+        self._pins[request.pin_id] = pin
+        self._charge(request.owner, pin.charge)
+        if request.renew is Renew.ON_HIT and request.ttl_seconds is not None:
+            self._renewing.add(request.pin_id)
+        self._set_alarm(pin, pin.due)
+        self._changed.add(request.pin_id)
+
+    def _take_out(self, pin: Pin) -> None:
+        request = pin.request
+        del self._pins[request.pin_id]
+        self._charge(request.owner, -pin.charge)
+        self._renewing.discard(request.pin_id)
+        self._set_alarm(pin, None)
+        self._changed.discard(request.pin_id)
+
+    def _charge(self, owner: str, nbytes: int) -> None:
+        total = self._charged.pop(owner, 0) + nbytes
+        if total:
+            self._charged[owner] = total
+
+    def _set_alarm(self, pin: Pin, at: float | None) -> None:
+        if pin.alarm is not None:
+            self._alarms.remove((pin.alarm, pin.request.pin_id))
+        pin.alarm = at
+        if at is not None:
+            self._alarms.add((at, pin.request.pin_id))
+
+    def _due(self, request: PinRequest) -> float | None:
+        return None if request.ttl_seconds is None else self._clock() + request.ttl_seconds
 
     def _mark(self, pin: Pin) -> None:
         residents = self._tiers[pin.request.location].residents
@@ -306,19 +354,16 @@ class PinTable:
         for cover in pin.covers.values():
             if cover.key not in kept_keys:
                 residents.unmark(cover.key, pin.request.pin_id)
-        for piece in pin.pieces:
-            if piece.key not in kept_pieces:
-                self._reservations[location].drop(piece, pin.request.pin_id)
+        reservations = self._reservations[location]
+        for number, key in enumerate(pin.pieces.keys):
+            if key not in kept_pieces and reservations.waits(key, pin.request.pin_id):
+                reservations.drop(pin.pieces[number], pin.request.pin_id)
 
     def _end(self, pin: Pin) -> int:
         tokens = pin.tokens_pinned
         self._unmark(pin, keep=None)
-        del self._pins[pin.request.pin_id]
-        self._changed.discard(pin.request.pin_id)
+        self._take_out(pin)
         return tokens
-
-    def _charge(self, pin: Pin) -> int:
-        return self._pinned_bytes(pin) + self._reserved_bytes(pin)
 
     def _pinned_bytes(self, pin: Pin) -> int:
         residents = self._tiers[pin.request.location].residents
@@ -326,7 +371,7 @@ class PinTable:
 
     def _reserved_bytes(self, pin: Pin) -> int:
         reservations = self._reservations[pin.request.location]
-        return reservations.held_by(pin.request.pin_id, pin.pieces)
+        return reservations.held_by(pin.request.pin_id, pin.pieces.keys)
 
     def _report(self, pin: Pin) -> PinReport:
         return pin.report(

@@ -47,17 +47,19 @@ class Promoter:
 
     def start(self, request: Request) -> None:
         """Start fetching the run of chunks that continues what memory holds."""
-        usable = [tier for tier in self._tiers.storage if tier.breaker.allows()]
+        usable: dict[str, bool] = {}
         reads: dict[str, list[Read]] = {}
         memory = self._tiers.memory
-        for piece in Pieces(request.chain, request.chain.all_bytes()) if usable else ():
+        for piece in (
+            Pieces(request.chain, request.chain.all_bytes()) if self._tiers.storage else ()
+        ):
             present = memory.index.get(piece.key)
             if present is not None:
                 # What is there must not be evicted for what is to continue it.
                 memory.lease(present, promotion_owner(request))
                 request.promoted.append(present)
                 continue
-            tier = next((tier for tier in usable if piece.key in tier.residents), None)
+            tier = self._holder(piece, usable)
             if tier is None:
                 break
             entry = self._reserve(piece, tier)
@@ -65,7 +67,7 @@ class Promoter:
                 break
             reads.setdefault(tier.name, []).append(Read(entry, self._tiers.frame(entry)))
         request.promote_due = self._clock() + self._timeout
-        for tier in usable:
+        for tier in self._tiers.storage:
             if tier.name in reads:
                 self._submit(request, tier, reads[tier.name])
         if not request.promoting:
@@ -91,6 +93,19 @@ class Promoter:
             promoted, request.promoted = request.promoted, []
             self._tiers.memory.release(reversed(promoted), promotion_owner(request))
 
+    def _holder(self, piece: Piece, usable: dict[str, bool]) -> StorageTier | None:
+        """The first tier that holds a piece and may be asked, noting which may."""
+        for tier in self._tiers.storage:
+            if piece.key not in tier.residents:
+                continue
+            if tier.name not in usable:
+                # Asked of a tier only when there is something to be had from
+                # it: an open breaker lets one caller through, who must call.
+                usable[tier.name] = tier.breaker.allows()
+            if usable[tier.name]:
+                return tier
+        return None
+
     def _reserve(self, piece: Piece, tier: StorageTier) -> Entry | None:
         tokens = len(piece.token_bytes) // TOKEN_BYTES
         memory = self._tiers.memory
@@ -107,24 +122,25 @@ class Promoter:
 
     def _submit(self, request: Request, tier: StorageTier, reads: list[Read]) -> None:
         def done(whole: list[bool]) -> None:
+            waiting = tier.name in request.promoting and not request.closed
             request.promoting.discard(tier.name)
             for read, ok in zip(reads, whole, strict=True):
-                self._take_in(request, read.entry, ok=ok)
+                self._take_in(request, read.entry, ok=ok, waiting=waiting)
 
         request.promoting.add(tier.name)
         if not tier.read(reads, done):
             done([False] * len(reads))
 
-    def _take_in(self, request: Request, entry: Entry, *, ok: bool) -> None:
-        if not ok or (entry.staged and request.closed):
+    def _take_in(self, request: Request, entry: Entry, *, ok: bool, waiting: bool) -> None:
+        if not ok or (entry.staged and not waiting):
             self._tiers.memory.abandon(entry)
             return
-        if not request.closed:
+        if waiting:
             entry.leases = {promotion_owner(request)}
         self._tiers.admit(entry)
         if not entry.dropped:
             self._counters["promoted_chunks"] += 1
-            if not request.closed:
+            if waiting:
                 request.promoted.append(entry)
 
 

@@ -23,6 +23,7 @@ class Residents:
         used_bytes: Bytes of all keys.
         pinned_bytes: Bytes of the keys that carry a mark, each counted once.
         reserved_bytes: Bytes that pins keep for chunks still to come.
+        pin_limit_bytes: What marks and reservations may take together.
     """
 
     def __init__(self, capacity_bytes: int, policy: EvictionPolicy) -> None:
@@ -30,6 +31,7 @@ class Residents:
         self.used_bytes = 0
         self.pinned_bytes = 0
         self.reserved_bytes = 0
+        self.pin_limit_bytes = capacity_bytes
         self._policy = policy
         self._sizes: dict[Key, int] = {}
         self._marks: dict[Key, set[str]] = {}
@@ -78,6 +80,21 @@ class Residents:
             return frozenset()
         self.pinned_bytes -= nbytes
         return frozenset(marks)
+
+    def may_pin(self, nbytes: int) -> bool:
+        """Whether pins may take so many bytes more; always where they take none."""
+        if nbytes <= 0 or not self.capacity_bytes:
+            return True
+        return self.pinned_bytes + self.reserved_bytes + nbytes <= self.pin_limit_bytes
+
+    def unmarked_size(self, key: Key) -> int:
+        """Bytes that a first mark on a key would add to what is pinned."""
+        return 0 if key in self._marks else self._sizes.get(key, 0)
+
+    def marks_among(self, key: Key, pin_ids: set[str]) -> set[str]:
+        """Which of some pins mark a key, in time that goes by the fewer of the two."""
+        marks = self._marks.get(key)
+        return marks & pin_ids if marks else set()
 
     def touch(self, key: Key) -> None:
         """Note a use of a key."""

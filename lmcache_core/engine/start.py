@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 
 from lmcache_core.api import BackendContext, Capability, EvictionPolicy, StorageBackendSpec
 from lmcache_core.config import EngineConfig, TierConfig, plugin_section
@@ -74,18 +75,21 @@ def start(
         pin_share=config.pin_share,
         pin_owner_quota_bytes=config.pin_owner_quota_bytes,
     )
-    tiers.open()
-    engine = CacheEngine(
-        tiers,
-        job_timeout_seconds=config.job_timeout_seconds,
-        promotion_timeout_seconds=config.promotion_timeout_seconds,
-        stranded_limit_bytes=config.staging_bytes,
-    )
-    if config.enable_controller and config.controller_url:
-        _start_agent(engine, config, config.controller_url, registry)
-    registry.hook.lmcache_engine_started(instance_id=config.instance_id)
+    with ExitStack() as on_failure:
+        on_failure.callback(tiers.close)
+        tiers.open()
+        engine = CacheEngine(
+            tiers,
+            job_timeout_seconds=config.job_timeout_seconds,
+            promotion_timeout_seconds=config.promotion_timeout_seconds,
+            stranded_limit_bytes=config.staging_bytes,
+        )
+        if config.enable_controller and config.controller_url:
+            _start_agent(engine, config, config.controller_url, registry)
+        on_failure.pop_all()
+    _notify(registry, "lmcache_engine_started", instance_id=config.instance_id)
     engine.on_close.append(
-        lambda: registry.hook.lmcache_engine_stopping(instance_id=config.instance_id)
+        lambda: _notify(registry, "lmcache_engine_stopping", instance_id=config.instance_id)
     )
     log.info("engine.started", instance_id=config.instance_id, tiers=tiers.locations)
     return engine
@@ -128,9 +132,17 @@ def _start_agent(
         instance_id=config.instance_id,
         heartbeat_seconds=config.heartbeat_seconds,
         serving_url=config.serving_url,
-        pin_changed=lambda report: registry.hook.lmcache_pin_changed(
-            instance_id=config.instance_id, report=report
+        pin_changed=lambda report: _notify(
+            registry, "lmcache_pin_changed", instance_id=config.instance_id, report=report
         ),
     )
     agent.start()
     engine.on_close.append(agent.close)
+
+
+def _notify(registry: PluginRegistry, hook: str, **facts: object) -> None:
+    """Tell plugins; what one of them does wrong then is its own affair."""
+    try:
+        getattr(registry.hook, hook)(**facts)
+    except Exception:
+        log.exception("plugin.notification_failed", hook=hook)

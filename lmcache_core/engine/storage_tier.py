@@ -122,7 +122,13 @@ class StorageTier:
         """
         self._on_admitted = on_admitted
         self._on_evicted = on_evicted
-        self._backend.open()
+        try:
+            self._backend.open()
+        except LMCacheError:
+            raise
+        except Exception as error:
+            message = f"{self.name}.open raised {type(error).__name__}: {error}"
+            raise BackendError(message) from error
         for jobs, what in ((self._writes, "write"), (self._reads, "read")):
             # Daemons: a backend call that never returns must not keep the
             # serving process from exiting.
@@ -154,7 +160,8 @@ class StorageTier:
         """
         if entry.key in self.residents or not self.breaker.allows():
             return False
-        return self._submit(self._writes, lambda: self._write(entry, frame, done))
+        namespace = self._seal.namespace
+        return self._submit(self._writes, lambda: self._write(entry, frame, namespace, done))
 
     def read(self, reads: Sequence[Read], done: Callback) -> bool:
         """Queue frames to be read and verified; the caller has asked the breaker.
@@ -166,7 +173,8 @@ class StorageTier:
         Returns:
             False where nothing was queued and ``done`` is never called.
         """
-        return self._submit(self._reads, lambda: self._read(reads, done))
+        namespace = self._seal.namespace
+        return self._submit(self._reads, lambda: self._read(reads, namespace, done))
 
     def drop(self, keys: Iterable[Key]) -> int:
         """Forget frames and queue them to be removed; return their tokens.
@@ -177,8 +185,7 @@ class StorageTier:
         tokens = sum(self._tokens[key] for key in going)
         for key in going:
             self._forget(key)
-        if going and not self._submit(self._writes, lambda: self._remove(going)):
-            log.warning("tier.removal_lost", tier=self.name, frames=len(going))
+        self._remove_later(going)
         return tokens
 
     def status(self) -> TierStatus:
@@ -208,7 +215,10 @@ class StorageTier:
             return
         if self._threads:
             self._threads.clear()
-            self._backend.close()
+            try:
+                self._backend.close()
+            except Exception:
+                log.exception("tier.close_failed", tier=self.name)
 
     def _submit(
         self, jobs: queue.Queue[Callable[[], None] | None], job: Callable[[], None]
@@ -219,11 +229,13 @@ class StorageTier:
             return False
         return True
 
-    def _write(self, entry: Entry, frame: memoryview, done: Callable[[], None]) -> None:
+    def _write(
+        self, entry: Entry, frame: memoryview, namespace: bytes, done: Callable[[], None]
+    ) -> None:
         stored = False
         try:
             if self._make_room(len(frame)):
-                self._seal.ensure(entry, frame)
+                self._seal.ensure(entry, frame, namespace)
                 stored = self._put(entry.key, frame)
         except LMCacheError as error:
             log.warning("tier.put_failed", tier=self.name, error=str(error))
@@ -239,14 +251,16 @@ class StorageTier:
             done()
 
     def _put(self, key: Key, frame: memoryview) -> bool:
-        for _ in range(2):
+        def put() -> PutStatus:
             (status,) = self._ask(
                 "put", lambda within: self._backend.put([key], [frame], within), 1
             )
-            if status is PutStatus.FULL and self._evict_one():
-                continue
-            return status in (PutStatus.STORED, PutStatus.PRESENT)
-        return False
+            return status
+
+        status = put()
+        if status is PutStatus.FULL and self._evict_one():
+            status = put()
+        return status in (PutStatus.STORED, PutStatus.PRESENT)
 
     def _make_room(self, nbytes: int) -> bool:
         residents = self.residents
@@ -274,7 +288,16 @@ class StorageTier:
             del self._tokens[key]
             self._on_evicted(key, self.residents.discard(key))
 
+    def _remove_later(self, keys: Sequence[Key]) -> None:
+        """Queue forgotten frames to be removed, after the writes that are queued."""
+        if keys and not self._submit(self._writes, lambda: self._remove(keys)):
+            log.warning("tier.removal_lost", tier=self.name, frames=len(keys))
+
     def _remove(self, keys: Sequence[Key]) -> None:
+        with self._lock:
+            # A second copy that was queued before may have found them present.
+            for key in keys:
+                self._forget(key)
         try:
             self._ask("remove", lambda within: self._backend.remove(keys, within), len(keys))
         except LMCacheError as error:
@@ -282,7 +305,7 @@ class StorageTier:
             with self._lock:
                 self.breaker.failed()
 
-    def _read(self, reads: Sequence[Read], done: Callback) -> None:
+    def _read(self, reads: Sequence[Read], namespace: bytes, done: Callback) -> None:
         whole = [False] * len(reads)
         try:
             keys = [read.entry.key for read in reads]
@@ -302,7 +325,7 @@ class StorageTier:
             if length is None:
                 continue
             try:
-                self._verify(read, length)
+                self._verify(read, length, namespace)
                 whole[place] = True
             except FrameError as error:
                 damaged.append(read.entry.key)
@@ -321,15 +344,15 @@ class StorageTier:
                     self.residents.touch(read.entry.key)
                 else:
                     self._forget(read.entry.key)
+            # Before the chunk can be computed and queued to be written again.
+            self._remove_later(damaged)
             done(whole)
-        if damaged:
-            self._remove(damaged)
 
-    def _verify(self, read: Read, length: int) -> None:
+    def _verify(self, read: Read, length: int, namespace: bytes) -> None:
         if length != len(read.frame):
             message = f"frame of {length} bytes, expected {len(read.frame)}"
             raise FrameError(message)
-        self._seal.verify(read.entry, read.frame)
+        self._seal.verify(read.entry, read.frame, namespace)
 
     def _ask(
         self, what: str, call: Callable[[Deadline], list[Answer]], expected: int
@@ -337,13 +360,14 @@ class StorageTier:
         """Call the backend; whatever a stranger's code does wrong is a BackendError."""
         try:
             answers = call(Deadline(self._call_seconds))
+            answered = len(answers)
         except LMCacheError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             message = f"{self.name}.{what} raised {type(error).__name__}: {error}"
             raise BackendError(message) from error
-        if len(answers) != expected:
-            message = f"{self.name}.{what} answered for {len(answers)} of {expected} keys"
+        if answered != expected:
+            message = f"{self.name}.{what} answered for {answered} of {expected} keys"
             raise BackendError(message)
         return answers
 

@@ -116,7 +116,8 @@ class TierStack:
 
             def admitted(entry: Entry, name: str = name) -> None:
                 self.events.note(name, entry.key, admitted=True)
-                self.pins.note_admitted(name, entry.key, entry.parent, entry.token_bytes)
+                # Below, a chunk is found by its own key and nothing shorter is.
+                self.pins.note_admitted(name, entry, exact=True)
 
             def evicted(key: Key, marks: frozenset[str], name: str = name) -> None:
                 self._note_evicted(name, key, marks)
@@ -165,8 +166,8 @@ class TierStack:
 
     def covered(self, token_bytes: bytes, scope: Scope) -> dict[str, int]:
         """Tokens cached from token 0 on, by location, without any side effect."""
+        chain = self.chain_of(token_bytes, scope)
         with self.lock:
-            chain = self.chain_of(token_bytes, scope)
             return {
                 name: sum(cover.tokens for cover in tier.covers(chain))
                 for name, tier in self._tiers.items()
@@ -202,7 +203,7 @@ class TierStack:
         epoch = self.namespace.weights_epoch + 1
         self.namespace = msgspec.structs.replace(self.namespace, weights_epoch=epoch)
         self._digest = self.namespace.digest()
-        self._seal.rebind(self._digest)
+        self._seal.namespace = self._digest
         self.pins.rebase()
         return epoch
 
@@ -221,7 +222,7 @@ class TierStack:
     def _note_admitted(self, entry: Entry) -> None:
         name = self.memory.name
         self.events.note(name, entry.key, admitted=True)
-        self.pins.note_admitted(name, entry.key, entry.parent, entry.token_bytes)
+        self.pins.note_admitted(name, entry)
 
     def _note_evicted(self, location: str, key: Key, marks: frozenset[str]) -> None:
         self.events.note(location, key, admitted=False)

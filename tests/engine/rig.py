@@ -17,6 +17,8 @@ from lmcache_core.api import BackendContext, Capability, StorageBackendSpec
 from lmcache_core.api.connector import CopyJob
 from lmcache_core.config import EngineConfig, TierConfig
 from lmcache_core.engine import CacheEngine, start
+from lmcache_core.engine.frame import HEADER_BYTES
+from lmcache_core.engine.geometry import Geometry
 from lmcache_core.keys import EMPTY_SCOPE, Namespace, Scope
 from lmcache_core.memory import HostRegion
 from lmcache_core.plugins import PluginRegistry
@@ -25,9 +27,9 @@ BLOCK_TOKENS = 4
 TOKEN_BYTES = 4
 BLOCK_BYTES = BLOCK_TOKENS * TOKEN_BYTES
 CHUNK_TOKENS = 16
-FRAME_BYTES = 4096 + CHUNK_TOKENS // BLOCK_TOKENS * BLOCK_BYTES
+FRAME_BYTES = HEADER_BYTES + CHUNK_TOKENS // BLOCK_TOKENS * BLOCK_BYTES
 SLOT_BYTES = 8192
-"""Header page and one page of payload: every chunk of the rig takes this."""
+"""Header page and one page of payload: every chunk takes this, unless blocks are larger."""
 
 GARBAGE = b"\xee" * BLOCK_BYTES
 
@@ -44,28 +46,35 @@ def kv(tokens: Sequence[int], scope: Scope = EMPTY_SCOPE) -> bytes:
 
 @dataclass
 class Rig:
-    """One engine over real shared memory, and a page table beside it."""
+    """One engine over real shared memory, and a page table beside it.
+
+    Blocks of more than ``BLOCK_BYTES`` are padded; they make short chunks
+    smaller than whole ones, as they are in the field.
+    """
 
     chunks: int = 8
     staging_chunks: int = 2
     storage: Sequence[StorageBackendSpec] = ()
     storage_chunks: int = 0
     overrides: dict[str, object] = field(default_factory=dict)
-    num_blocks: int = 4096
+    block_bytes: int = BLOCK_BYTES
 
     def __post_init__(self) -> None:
         self.registry = PluginRegistry.discover()
         for spec in self.storage:
             self.registry.offer(spec)
-        memory = TierConfig("LocalCPUBackend", self.chunks * SLOT_BYTES)
+        geometry = Geometry(BLOCK_TOKENS, self.block_bytes)
+        slot_bytes = geometry.slot_bytes(CHUNK_TOKENS)
+        frame_bytes = HEADER_BYTES + geometry.payload_bytes(CHUNK_TOKENS)
+        memory = TierConfig("LocalCPUBackend", self.chunks * slot_bytes)
         below = [
-            TierConfig(spec.name, self.storage_chunks * FRAME_BYTES or None)
+            TierConfig(spec.name, self.storage_chunks * frame_bytes or None)
             for spec in self.storage
         ]
         settings: dict[str, object] = {
             "chunk_size": CHUNK_TOKENS,
             "tiers": (memory, *below),
-            "staging_bytes": self.staging_chunks * SLOT_BYTES,
+            "staging_bytes": self.staging_chunks * slot_bytes,
             **self.overrides,
         }
         self.config = EngineConfig(**settings)  # type: ignore[arg-type]
@@ -75,7 +84,7 @@ class Rig:
                 self.registry.backend("LocalCPUBackend"),  # type: ignore[arg-type]
                 {},
                 BackendContext(instance_id="rig", tier="LocalCPUBackend"),
-                self.chunks * SLOT_BYTES + self.config.staging_bytes,
+                self.chunks * slot_bytes + self.config.staging_bytes,
             )
         )
         self.engine: CacheEngine = start(
@@ -83,7 +92,7 @@ class Rig:
             namespace=Namespace(model="rig", weights="00", chunk_size=CHUNK_TOKENS),
             region=self.region,
             block_tokens=BLOCK_TOKENS,
-            block_bytes=BLOCK_BYTES,
+            block_bytes=self.block_bytes,
             registry=self.registry,
         )
         self._stack.callback(self.engine.close)
@@ -104,7 +113,7 @@ class Rig:
         for copy in job.copies:
             assert copy.first_block + len(copy.block_ids) <= copy.slot_blocks
             for place, block in enumerate(copy.block_ids):
-                at = copy.offset + (copy.first_block + place) * BLOCK_BYTES
+                at = copy.offset + (copy.first_block + place) * self.block_bytes
                 self.region.view(at, BLOCK_BYTES)[:] = self.pages[block]
 
     def load(self, job: CopyJob) -> None:
@@ -112,7 +121,7 @@ class Rig:
         for copy in job.copies:
             assert copy.first_block + len(copy.block_ids) <= copy.slot_blocks
             for place, block in enumerate(copy.block_ids):
-                at = copy.offset + (copy.first_block + place) * BLOCK_BYTES
+                at = copy.offset + (copy.first_block + place) * self.block_bytes
                 self.pages[block] = bytes(self.region.view(at, BLOCK_BYTES))
 
     # -- what a server does ----------------------------------------------

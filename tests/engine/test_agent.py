@@ -23,6 +23,7 @@ from lmcache_core.api.messages import (
     Welcome,
 )
 from lmcache_core.api.pins import PinState
+from lmcache_core.engine.agent import ControlAgent
 from lmcache_core.keys import tokens_to_bytes
 from lmcache_core.plugins import PluginRegistry
 from tests.engine.rig import CHUNK_TOKENS, Rig
@@ -284,3 +285,81 @@ def test_an_engine_starts_and_serves_without_its_controller():
     with Rig(overrides=overrides) as rig:
         rig.serve(list(range(20)))
         assert rig.hit(list(range(20))) == 20
+
+
+def test_a_pin_ends_at_its_time_also_while_no_controller_is_there():
+    async def scenario():
+        async with conversation(overrides={"heartbeat_seconds": 30}) as (rig, controller):
+            await controller.welcome()
+            rig.serve(list(range(20)))
+            await controller.ask(
+                PinCommand(request_id="1", deadline_seconds=5, pin=ask(range(20), ttl_seconds=0.3))
+            )
+            await controller.send(Identify())
+            while (await controller.next(Register)).pins:
+                assert len(rig.engine.tiers.pins) <= 1
+            assert len(rig.engine.tiers.pins) == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_controller_that_asks_who_it_is_many_times_is_told_once():
+    async def scenario():
+        async with conversation() as (_, controller):
+            await controller.welcome()
+            for _ in range(20):
+                await controller.send(Identify())
+            await controller.send(HealthCommand(request_id="1", deadline_seconds=5))
+            await controller.next(Reply)
+            hellos = [m for m in controller.messages if isinstance(m, Register)]
+            # The first, the one that was asked for, and one of the back-off at most.
+            assert 2 <= len(hellos) <= 3
+
+    asyncio.run(scenario())
+
+
+def test_pins_that_changed_are_told_again_when_the_telling_was_dropped():
+    class Full:
+        """A link whose queue takes nothing."""
+
+        full = True
+
+        def __init__(self):
+            self.sent = []
+
+        def send(self, message):
+            if not self.full:
+                self.sent.append(message)
+            return not self.full
+
+    with Rig() as rig:
+        link, told = Full(), []
+        agent = ControlAgent(
+            rig.engine, link, instance_id="rig", heartbeat_seconds=1, pin_changed=told.append
+        )
+        rig.engine.tiers.pins.pin(ask(range(20)))
+        agent._heartbeat(0.0)
+        assert told == []
+        link.full = False
+        agent._heartbeat(0.0)
+        assert [pin.pin_id for pin in link.sent[0].pins] == ["p"]
+        assert told == list(link.sent[0].pins)
+        agent._heartbeat(0.0)
+        assert link.sent[1].pins == ()
+
+
+def test_a_thousand_pins_are_told_whole_at_registration():
+    async def scenario():
+        async with conversation() as (rig, controller):
+            await controller.welcome()
+            for number in range(1000):
+                with rig.engine.tiers.lock:
+                    rig.engine.tiers.pins.pin(ask(range(number, number + 5), f"p{number}"))
+            controller.sequence = None
+            await controller.send(Identify())
+            hello = await controller.welcome()
+            names = [f"p{number}" for number in range(1000)]
+            assert [pin.pin_id for pin in hello.pins] == names
+            assert [pin.pin_id for pin in hello.pin_requests] == names
+
+    asyncio.run(scenario())
