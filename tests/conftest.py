@@ -14,6 +14,8 @@ import pytest
 from examples.pin.quickstart.server import Server
 from examples.tiny_model.make_tiny_llama import make_tiny_llama
 
+_AT_START = dict(os.environ)
+
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 
 # Settings of whoever runs the tests, or of other tests in this process, that
@@ -34,6 +36,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("vllm"):
             item.add_marker(pytest.mark.skip(reason="vLLM is not installed"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment_as_it_was() -> Iterator[None]:
+    """Take back what other tests' modules put into the environment when they were collected."""
+    added = {
+        name: os.environ.pop(name)
+        for name in set(os.environ) - set(_AT_START)
+        if not name.startswith("PYTEST_")
+    }
+    yield
+    os.environ.update(added)
 
 
 @pytest.fixture(scope="session")
