@@ -131,7 +131,8 @@ class Environment:
             check=False,
             stdin=subprocess.DEVNULL,
         )
-        print(f" {time.monotonic() - started:.0f} s" if done.returncode == 0 else " failed")
+        took = f" {time.monotonic() - started:.0f} s" if done.returncode == 0 else " failed"
+        print(took, flush=True)
         if done.returncode:
             raise InstallError(_explain(doing, done))
 
