@@ -111,11 +111,12 @@ class CacheEngine(CacheFacade):
             found, tokens = memory.find(request.chain, limit)
             for entry in found:
                 memory.lease(entry, request_id)
-            kept = {id(entry) for entry in found}
-            memory.release(
-                [entry for entry in reversed(request.matched) if id(entry) not in kept],
-                request_id,
-            )
+            if request.matched:
+                kept = {id(entry) for entry in found}
+                memory.release(
+                    [entry for entry in reversed(request.matched) if id(entry) not in kept],
+                    request_id,
+                )
             self._promoter.release(request)
             request.matched = found
             match = Match(tokens, _by_location(found, tokens))

@@ -46,6 +46,10 @@ class PrefixIndex:
         """Whether an entry of this key can be found."""
         return key in self._entries
 
+    def __getitem__(self, key: Key) -> Entry:
+        """The entry of a key that is there."""
+        return self._entries[key]
+
     def get(self, key: Key) -> Entry | None:
         """The entry of a key, or None."""
         return self._entries.get(key)

@@ -203,15 +203,15 @@ class MemoryTier:
 
     def _evict_one(self) -> bool:
         while (key := self.residents.victim()) is not None:
-            entry = self.index.get(key)
-            if entry is not None and entry.leases:
+            entry = self.index[key]
+            if entry.leases:
                 # Leases do not touch the eviction order, so that a write to a
                 # slow store does not make a chunk look used; one that has
                 # come to its end while it is leased steps aside.
                 self.residents.hold(key)
                 continue
             self.evictions += 1
-            self.drop((key,))
+            self._on_evicted(key, self._remove(entry))
             return True
         return False
 

@@ -24,7 +24,7 @@ MAX_TOMBSTONES = 4096
 
 MAX_PINS = 1 << 16
 
-PINS_AT_ONCE = 64
+PINS_AT_ONCE = 16
 """Pins looked at under one hold of the lock, so that many pins never stall a step."""
 
 
@@ -176,6 +176,8 @@ class PinTable:
         met = reservations.met_by(entry.parent, entry.token_bytes)
         if exact:
             met = [(piece, pin_ids) for piece, pin_ids in met if piece.key == entry.key]
+        if not met:
+            return
         residents = self._tiers[location].residents
         freed = sum(reservations.charged(piece) for piece, _ in met)
         if not residents.may_pin(residents.unmarked_size(entry.key) - freed):

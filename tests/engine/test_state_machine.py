@@ -14,11 +14,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from lmcache_core.api import Capability
 from lmcache_core.api.pins import OnMissing
 from lmcache_core.errors import CapacityError
 from lmcache_core.keys import Scope
-from tests.engine.rig import CHUNK_TOKENS, Rig
+from lmcache_core.testing import DictBackend, DictConfig
+from tests.engine.rig import CHUNK_TOKENS, Rig, storage_spec
 from tests.engine.test_pins import MEMORY, ask
+from tests.engine.test_storage_tier import settle, settle_reads
 
 SCOPES = [Scope(), Scope.of(cache_salt="s")]
 
@@ -36,9 +39,13 @@ def prompts(draw):
 
 
 class CacheMachine(RuleBasedStateMachine):
+    """Host memory alone; short chunks take less than whole ones."""
+
+    make_rig = staticmethod(lambda: Rig(chunks=6, staging_chunks=2, block_bytes=4096))
+
     def __init__(self):
         super().__init__()
-        self.rig = Rig(chunks=6, staging_chunks=2)
+        self.rig = self.make_rig()
         self.served: dict[int, set[tuple[int, ...]]] = {0: set(), 1: set()}
         self.pinned: dict[str, tuple[tuple[int, ...], int, int]] = {}
         self.open: list[int] = []
@@ -73,14 +80,21 @@ class CacheMachine(RuleBasedStateMachine):
         scope=st.integers(0, 1),
         pin_id=st.sampled_from("abc"),
         on_missing=st.sampled_from([OnMissing.PARTIAL, OnMissing.RESERVE]),
+        location=st.integers(0, 1),
     )
-    def pin(self, tokens, scope, pin_id, on_missing):
+    def pin(self, tokens, scope, pin_id, on_missing, location):
         version = self.pinned[pin_id][2] + 1 if pin_id in self.pinned else self.next_version()
-        pins = self.rig.engine.tiers.pins
+        pins, locations = self.rig.engine.tiers.pins, self.rig.engine.tiers.locations
+        request = ask(
+            tokens,
+            pin_id,
+            version=version,
+            scope=SCOPES[scope],
+            on_missing=on_missing,
+            location=locations[location % len(locations)],
+        )
         try:
-            report = pins.pin(
-                ask(tokens, pin_id, version=version, scope=SCOPES[scope], on_missing=on_missing)
-            )
+            report = pins.pin(request)
         except CapacityError:
             return
         assert report.tokens_pinned <= self.longest_known(tokens, scope)
@@ -94,23 +108,47 @@ class CacheMachine(RuleBasedStateMachine):
         held = self.rig.engine.tiers.pins.report(pin_id).tokens_pinned
         assert self.rig.engine.tiers.pins.unpin(pin_id, version) == held
 
-    @rule(force=st.booleans())
-    def clear(self, force):
+    @rule(force=st.booleans(), location=st.integers(0, 1))
+    def clear(self, force, location):
         tiers = self.rig.engine.tiers
-        tiers.drop(MEMORY, tiers.keys(MEMORY), force=force)
+        name = tiers.locations[location % len(tiers.locations)]
+        tiers.drop(name, tiers.keys(name), force=force)
+
+    @rule()
+    def reset(self):
+        self.rig.engine.reset()
+        for served in self.served.values():
+            served.clear()
+
+    @rule(tokens=prompts(), scope=st.integers(0, 1), load=st.booleans())
+    def abort(self, tokens, scope, load):
+        engine, name = self.rig.engine, self.rig.begin(tokens, SCOPES[scope])
+        match = engine.match(name, len(tokens))
+        assert match.tokens <= self.longest_known(tokens, scope)
+        if load and match.tokens:
+            job = engine.plan_load(name, 0, match.tokens, self.rig.blocks_for(len(tokens)))
+            self.open.append(job.job_id)
+        engine.finish(name)
 
     @invariant()
     def pinned_tokens_are_found(self):
         tiers = self.rig.engine.tiers
         for pin_id, (tokens, scope, _) in self.pinned.items():
             report = tiers.pins.report(pin_id)
-            found = tiers.covered(ask(tokens).tokens, SCOPES[scope])[MEMORY]
+            location = report_location(tiers, pin_id)
+            found = tiers.covered(ask(tokens).tokens, SCOPES[scope])[location]
             assert report.tokens_pinned <= found
 
     @invariant()
     def bounds_hold(self):
         residents = self.rig.engine.tiers.memory.residents
-        assert residents.used_bytes <= residents.capacity_bytes
+        memory = self.rig.engine.tiers.memory
+        in_use = residents.used_bytes + memory._writing_bytes
+        assert in_use <= residents.capacity_bytes
+        assert memory._staged_bytes <= memory._staging_bytes
+        assert memory._pool.used_bytes == in_use + memory._staged_bytes
+        taken = residents.pinned_bytes + residents.reserved_bytes
+        assert taken <= residents.capacity_bytes * 4 // 5
         marked = sum(residents.size(key) for key in residents if residents.marked(key))
         assert residents.pinned_bytes == marked
         assert residents.reserved_bytes >= 0
@@ -118,6 +156,8 @@ class CacheMachine(RuleBasedStateMachine):
     def teardown(self):
         engine = self.rig.engine
         engine.acknowledge(self.open)
+        if engine.tiers.storage:
+            self.store_is_accounted_for()
         for pin_id, (_, _, version) in self.pinned.items():
             engine.tiers.pins.unpin(pin_id, version)
         residents = engine.tiers.memory.residents
@@ -146,12 +186,45 @@ class CacheMachine(RuleBasedStateMachine):
         return kv(tokens, SCOPES[scope])
 
 
-CacheMachine.TestCase.settings = settings(
-    max_examples=int(os.environ.get("LMCACHE_TEST_EXAMPLES", "40")),
+def report_location(tiers, pin_id):
+    ((request, _),) = tiers.pins.held([pin_id])
+    return request.location
+
+
+class TwoTierMachine(CacheMachine):
+    """A store below that is too small for everything, and staging that is used."""
+
+    @staticmethod
+    def make_rig():
+        def make(_config, context):
+            return DictBackend(DictConfig(), context)
+
+        spec = storage_spec("dict", make, Capability.NONE)
+        return Rig(chunks=6, staging_chunks=2, block_bytes=4096, storage=[spec], storage_chunks=5)
+
+    @invariant()
+    def store_is_accounted_for(self):
+        # Waiting for both threads makes every run of one seed the same.
+        settle_reads(self.rig)
+        settle(self.rig)
+        tier = self.rig.engine.tiers.storage[0]
+        frames = tier._backend._store.frames
+        sizes = {key: tier.residents.size(key) for key in tier.residents}
+        assert sizes == {key: len(frame) for key, frame in frames.items()}
+        assert sum(sizes.values()) == tier.residents.used_bytes <= tier.residents.capacity_bytes
+        assert tier.counters["damaged_frames"] == tier.counters["read_failures"] == 0
+        assert self.rig.engine._storer._write_through_bytes == 0
+        taken = tier.residents.pinned_bytes + tier.residents.reserved_bytes
+        assert taken <= tier.residents.capacity_bytes * 4 // 5
+
+
+CacheMachine.TestCase.settings = TwoTierMachine.TestCase.settings = settings(
+    max_examples=int(os.environ.get("TEST_EXAMPLES", "40")),
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestCacheMachine = CacheMachine.TestCase
+TestTwoTierMachine = TwoTierMachine.TestCase
 
 assert CHUNK_TOKENS == 16, "the prompt lengths above are chosen around the chunk"
