@@ -69,33 +69,33 @@ def test_aborts_at_every_step_leave_nothing(
         assert answer.same_as(reference)
 
 
-def test_many_requests_with_aborts_leave_nothing(
+def test_ten_thousand_requests_with_aborts_leave_nothing(
     serve: Callable[..., Any], fresh: Callable[[int], list[int]]
 ) -> None:
     # The cache is smaller than what is stored, and the KV cache than what runs.
     serving = serve(
-        num_gpu_blocks_override=40,
+        num_gpu_blocks_override=120,
         max_model_len=512,
-        lmcache={"max_local_cpu_size": 0.002, "staging_size": 0.0005},
+        max_num_seqs=64,
+        lmcache={"max_local_cpu_size": 0.0008, "staging_size": 0.0005},
     )
-    prompts = [fresh(length) for length in (12, 31, 33, 64, 90, 150, 257, 300)]
-    cold = {tuple(ids): serving.cold(ids, 4).tokens for ids in prompts}
-    serving.ask(prompts, 4)
+    prompts = [fresh(length) for length in (5, 12, 12, 31, 33, 64, 90, 150, 257, 300)]
+    cold = {tuple(ids): serving.cold(ids, 2).tokens for ids in prompts}
+    serving.ask(prompts, 2)
     free, threads, descriptors = serving.free_blocks(), threading.active_count(), open_files()
     rng = random.Random(7)
     asked: dict[str, tuple[int, ...]] = {}
     loop = Loop(serving)
-    for _ in range(300):
+    for _ in range(10_000):
         ids = rng.choice(prompts)
-        name = loop.add(ids, 4)
-        asked[name] = tuple(ids)
-        if rng.random() < 0.3:
-            victim = rng.choice(list(asked))
-            loop.abort(victim)
-        if rng.random() < 0.6:
+        asked[loop.add(ids, 2)] = tuple(ids)
+        if rng.random() < 0.5:
+            loop.abort(rng.choice(list(asked)[-30:]))
+        if rng.random() < 0.1:
             loop.step()
     loop.finish()
-    assert len(loop.answers) > 100
+    assert len(loop.answers) > 1000
+    assert len(loop.answers) < 9000
     assert all(answer == cold[asked[name]] for name, answer in loop.answers.items())
     assert serving.leased() == 0
     assert serving.side.open_jobs == 0
@@ -105,6 +105,7 @@ def test_many_requests_with_aborts_leave_nothing(
     assert threading.active_count() == threads
     assert open_files() == descriptors
     assert serving.totals()["loaded_tokens"] > 0
+    assert serving.totals()["LocalCPUBackend.evictions"] > 0
 
 
 def test_a_store_outlives_its_request(

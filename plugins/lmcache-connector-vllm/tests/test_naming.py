@@ -137,7 +137,6 @@ def test_skip_save_is_read_as_it_is_written(value: object, skips: bool) -> None:
     assert skips_save(request()) is False
 
 
-@pytest.mark.vllm
 def test_adapters_without_files_have_no_name(tmp_path: Path) -> None:
     from lmcache_connector_vllm.adapters import AdapterNames
     from lmcache_connector_vllm.uncacheable import UncacheableError

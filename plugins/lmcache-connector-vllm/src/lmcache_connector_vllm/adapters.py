@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lmcache_connector_vllm.uncacheable import UncacheableError
+from lmcache_connector_vllm.weights import local_folder
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -54,7 +55,7 @@ class AdapterNames:
             known = self._known.get(key)
             if known is None or lora.load_inplace:
                 if not files:
-                    raise UncacheableError(f"no files of LoRA adapter {lora.lora_name} are found")
+                    raise UncacheableError(f"no files of LoRA adapter {lora.lora_name} are here")
                 known = self._known[key] = _Known(signature, _digest(files))
         except OSError as error:
             message = f"LoRA adapter {lora.lora_name} cannot be read: {error}"
@@ -69,9 +70,10 @@ class AdapterNames:
 
 
 def _files(path: str) -> list[Path]:
-    from vllm.lora.utils import get_adapter_absolute_path  # noqa: PLC0415 - only with LoRA
-
-    folder = Path(get_adapter_absolute_path(path))
+    # vLLM's own resolution would download, and hold up the scheduler meanwhile.
+    folder = local_folder(path, None, "adapter_config.json")
+    if folder is None:
+        return []
     return [file for pattern in PATTERNS for file in sorted(folder.glob(pattern))]
 
 

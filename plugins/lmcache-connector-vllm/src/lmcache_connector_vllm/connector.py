@@ -67,7 +67,6 @@ class LMCacheConnectorV1(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._scheduler: SchedulerSide | None = None
         self._launched: Launched | None = None
         self._block_pool: BlockPool = None
-        self._plan: StepPlan = IDLE
         self._declined = why_declined(vllm_config, kv_cache_config)
         if self._declined is not None:
             if role == KVConnectorRole.SCHEDULER:
@@ -101,15 +100,10 @@ class LMCacheConnectorV1(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         """What the scheduler's side needs to know of the worker's."""
         return None if self._worker is None else self._worker.offer
 
-    def bind_connector_metadata(self, connector_metadata: StepPlan) -> None:
-        """Take in what there is to copy in this step."""
-        super().bind_connector_metadata(connector_metadata)
-        self._plan = connector_metadata
-
     def start_load_kv(self, forward_context: ForwardContext, **kwargs: object) -> None:  # noqa: ARG002 - vLLM's
         """Load what the step reads; the loads of this connector are done when it returns."""
         if self._worker is not None:
-            self._worker.load(self._plan)
+            self._worker.load(self._get_connector_metadata())
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         """Do nothing: loads are done before the first layer."""
@@ -126,7 +120,7 @@ class LMCacheConnectorV1(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def wait_for_save(self) -> None:
         """Start the step's stores; their blocks are held until they are done."""
         if self._worker is not None:
-            self._worker.store(self._plan)
+            self._worker.store(self._get_connector_metadata())
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         """Blocks that vLLM has to compute after all."""

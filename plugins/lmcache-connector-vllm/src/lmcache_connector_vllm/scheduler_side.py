@@ -130,7 +130,7 @@ class SchedulerSide:
             if tracked.match.tokens:
                 # What was found is not wanted; looking for nothing ends the
                 # leases, which would otherwise last as long as the request.
-                self._facade.match(request.request_id, 0)
+                tracked.match = self._facade.match(request.request_id, 0)
             return
         start, stop = tracked.local, tracked.local + tokens
         job = self._facade.plan_load(request.request_id, start, stop, block_ids)

@@ -30,7 +30,7 @@ def weights_digest(model_config: ModelConfig) -> str:
     that leaves sizes, headers and every sampled byte as they are is not seen;
     whoever makes one raises ``weights_epoch``.
     """
-    folder = model_folder(model_config.model, model_config.revision)
+    folder = local_folder(model_config.model, model_config.revision, "config.json")
     digest = hashlib.sha256(b"lmcache:weights:1\0")
     if folder is None:
         log.warning(
@@ -49,16 +49,22 @@ def weights_digest(model_config: ModelConfig) -> str:
     return digest.hexdigest()
 
 
-def model_folder(model: str, revision: str | None) -> Path | None:
-    """Where a model's files lie: as named, or in the hub's local cache."""
-    path = Path(model)
+def local_folder(name: str, revision: str | None, file: str) -> Path | None:
+    """Where the files of a model or adapter lie: as named, or in the hub's local cache.
+
+    Args:
+        name: A path, or a name on the hub.
+        revision: Which state of it, or None.
+        file: A file that it has in any case.
+    """
+    path = Path(name).expanduser()
     if path.exists():
         return path
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - only for hub names
     from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
 
     try:
-        found = try_to_load_from_cache(model, "config.json", revision=revision)
+        found = try_to_load_from_cache(name, file, revision=revision)
     except HFValidationError:
         return None
     return Path(found).parent if isinstance(found, str) else None
