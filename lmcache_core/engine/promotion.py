@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.piece import Piece, Pieces
 from lmcache_core.engine.request import Request
 from lmcache_core.engine.storage_tier import Read, StorageTier
 from lmcache_core.engine.tier_stack import TierStack
-from lmcache_core.keys import TOKEN_BYTES
+from lmcache_core.keys import TOKEN_BYTES, Key
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
+
+
+class Fetch(NamedTuple):
+    """A read under way, and who waits or has waited for it."""
+
+    tier: StorageTier
+    requests: list[Request]
 
 
 class Promoter:
@@ -44,6 +52,7 @@ class Promoter:
         self._counters = counters
         self._timeout = timeout_seconds
         self._clock = clock
+        self._fetching: dict[Key, Fetch] = {}
 
     def start(self, request: Request) -> None:
         """Start fetching the run of chunks that continues what memory holds."""
@@ -59,17 +68,22 @@ class Promoter:
                 memory.lease(present, promotion_owner(request))
                 request.promoted.append(present)
                 continue
-            tier = self._holder(piece, usable)
-            if tier is None:
-                break
-            entry = self._reserve(piece, tier)
-            if entry is None:
-                break
-            reads.setdefault(tier.name, []).append(Read(entry, self._tiers.frame(entry)))
+            fetch = self._fetching.get(piece.key)
+            if fetch is None:
+                tier = self._holder(piece, usable)
+                entry = None if tier is None else self._reserve(piece, tier)
+                if tier is None or entry is None:
+                    break
+                reads.setdefault(tier.name, []).append(Read(entry, self._tiers.frame(entry)))
+                fetch = self._fetching[piece.key] = Fetch(tier, [])
+            elif not fetch.tier.breaker.healthy:
+                break  # It stalls: who comes later does not wait as well.
+            fetch.requests.append(request)
+            request.promoting[piece.key] = fetch.tier.name
         request.promote_due = self._clock() + self._timeout
         for tier in self._tiers.storage:
             if tier.name in reads:
-                self._submit(request, tier, reads[tier.name])
+                self._submit(tier, reads[tier.name])
         if not request.promoting:
             self.release(request)
 
@@ -81,7 +95,7 @@ class Promoter:
             return True
         self._counters["promotion_timeouts"] += 1
         for tier in self._tiers.storage:
-            if tier.name in request.promoting:
+            if tier.name in request.promoting.values():
                 log.warning("promotion.timed_out", tier=tier.name, seconds=self._timeout)
                 tier.breaker.failed()
         request.promoting.clear()
@@ -120,27 +134,29 @@ class Promoter:
         entry.staged = staged
         return entry
 
-    def _submit(self, request: Request, tier: StorageTier, reads: list[Read]) -> None:
+    def _submit(self, tier: StorageTier, reads: list[Read]) -> None:
         def done(whole: list[bool]) -> None:
-            waiting = tier.name in request.promoting and not request.closed
-            request.promoting.discard(tier.name)
             for read, ok in zip(reads, whole, strict=True):
-                self._take_in(request, read.entry, ok=ok, waiting=waiting)
+                self._take_in(read.entry, ok=ok)
 
-        request.promoting.add(tier.name)
         if not tier.read(reads, done):
             done([False] * len(reads))
 
-    def _take_in(self, request: Request, entry: Entry, *, ok: bool, waiting: bool) -> None:
+    def _take_in(self, entry: Entry, *, ok: bool) -> None:
+        waiting = [
+            request
+            for request in self._fetching.pop(entry.key).requests
+            if request.promoting.pop(entry.key, None) and not request.closed
+        ]
         if not ok or (entry.staged and not waiting):
             self._tiers.memory.abandon(entry)
             return
         if waiting:
-            entry.leases = {promotion_owner(request)}
+            entry.leases = {promotion_owner(request) for request in waiting}
         self._tiers.admit(entry)
         if not entry.dropped:
             self._counters["promoted_chunks"] += 1
-            if waiting:
+            for request in waiting:
                 request.promoted.append(entry)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmcache_core.api.connector import Match
 from lmcache_core.engine.entry import Entry
-from lmcache_core.keys import KeyChain, Scope
+from lmcache_core.keys import Key, KeyChain, Scope
 
 
 class Request:
@@ -17,7 +17,7 @@ class Request:
         stored_chunks: Whole chunks that need no further thought about storing.
         matched: Entries leased to it by the last match, in order.
         match: The limit of the last match and its answer.
-        promoting: Names of the tiers it waits for.
+        promoting: Chunks it waits for, each with the tier that reads it.
         promote_due: Monotonic time after which it waits no longer.
         promoted: Entries fetched for it and leased until its first match.
         storable: Whether what it computes may be stored.
@@ -45,7 +45,7 @@ class Request:
         self.stored_chunks = 0
         self.matched: list[Entry] = []
         self.match: tuple[int, Match] | None = None
-        self.promoting: set[str] = set()
+        self.promoting: dict[Key, str] = {}
         self.promote_due = 0.0
         self.promoted: list[Entry] = []
         self.storable = True

@@ -105,6 +105,25 @@ def test_a_reset_during_a_promotion_removes_no_frame(backend):
         assert no_leases(rig)
 
 
+def test_one_read_serves_all_who_ask_for_it_while_it_is_under_way(backend):
+    with rig_over(backend) as rig:
+        rig.serve(LONG)
+        settle(rig)
+        flood(rig)
+        settle(rig)
+        backend.gate.clear()
+        backend.gets = 0
+        names = [rig.begin(LONG) for _ in range(5)]
+        assert not rig.engine.match(names[1], len(LONG)).ready
+        rig.engine.finish(names[0])
+        backend.gate.set()
+        for name in names[1:]:
+            assert rig.wait_match(name, len(LONG)) == len(LONG)
+            rig.engine.finish(name)
+        assert backend.gets == 4
+        assert no_leases(rig)
+
+
 class Held(Watched):
     """Stops in ``put`` while the gate is closed."""
 
@@ -270,6 +289,7 @@ def test_a_damaged_frame_is_not_taken_for_the_good_one_that_is_written_after_it(
         rig.serve(CHUNK)
         settle(rig)
         flood(rig)
+        settle(rig)
         assert rig.serve(CHUNK) == 0
         settle(rig)
         flood(rig)

@@ -1,0 +1,87 @@
+"""The accounting of a tier, and what its eviction policy gets to see."""
+
+from __future__ import annotations
+
+import pytest
+
+from lmcache_core.api import EvictionPolicy
+from lmcache_core.engine.residents import Residents
+
+KEY, OTHER = b"a" * 32, b"b" * 32
+
+
+class Strict(EvictionPolicy):
+    """Holds the core to what it guarantees a policy."""
+
+    def __init__(self):
+        self.keys = []
+
+    def admit(self, key):
+        assert key not in self.keys
+        self.keys.append(key)
+
+    def touch(self, key):
+        pass
+
+    def remove(self, key):
+        if key in self.keys:
+            self.keys.remove(key)
+
+    def victim(self):
+        return self.keys[0] if self.keys else None
+
+    def __len__(self):
+        return len(self.keys)
+
+
+@pytest.fixture
+def residents():
+    residents = Residents(100, Strict())
+    residents.add(KEY, 10)
+    residents.add(OTHER, 20)
+    return residents
+
+
+def test_a_held_key_is_no_victim_whatever_happens_to_its_marks(residents):
+    residents.hold(KEY)
+    residents.mark(KEY, "p")
+    residents.unmark(KEY, "p")
+    assert residents.victim() == OTHER
+    residents.let_go(KEY)
+    residents.discard(OTHER)
+    assert residents.victim() == KEY
+
+
+def test_a_marked_key_that_is_let_go_is_still_no_victim(residents):
+    residents.hold(KEY)
+    residents.mark(KEY, "p")
+    residents.let_go(KEY)
+    assert residents.victim() == OTHER
+    residents.unmark(KEY, "p")
+    residents.discard(OTHER)
+    assert residents.victim() == KEY
+
+
+def test_marks_count_once_and_go_with_their_key(residents):
+    residents.mark(KEY, "p")
+    residents.mark(KEY, "q")
+    assert residents.pinned_bytes == 10
+    assert residents.discard(KEY) == {"p", "q"}
+    assert (residents.pinned_bytes, residents.used_bytes) == (0, 20)
+    assert residents.discard(KEY) == frozenset()
+
+
+def test_pins_may_take_their_share_and_not_a_byte_more(residents):
+    residents.pin_limit_bytes = 30
+    residents.mark(OTHER, "p")
+    residents.reserved_bytes = 4
+    assert residents.may_pin(6)
+    assert not residents.may_pin(7)
+    assert residents.unmarked_size(KEY) == 10
+    assert residents.unmarked_size(OTHER) == 0
+    residents.pin_limit_bytes = 0
+    assert residents.may_pin(0)
+
+
+def test_a_store_that_bounds_itself_bounds_no_pin():
+    assert Residents(0, Strict()).may_pin(1 << 60)
