@@ -62,11 +62,17 @@ class ControllerProcess:
                 stdout=log,
                 env=self.environ,
             )
+        try:
+            self._wait_until_started()
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def _wait_until_started(self) -> None:
         deadline = time.monotonic() + 30
         while (found := STARTED.search(self.log.read_text())) is None:
             if self.process.poll() is not None or time.monotonic() > deadline:
-                self.process.kill()
-                self.process.wait()
                 raise AssertionError(self.log.read_text())
             time.sleep(0.01)
         self._port = int(found[2])
