@@ -146,6 +146,21 @@ def test_a_frame_written_for_the_old_epoch_is_bound_to_it():
         assert {bytes(frame[96:128]) for frame in backend._store.frames.values()} == {namespace}
 
 
+def test_a_chunk_that_is_written_twice_is_counted_once():
+    backend = Held()
+    with rig_over(backend) as rig:
+        tiers = rig.engine.tiers
+        backend.gate.clear()
+        rig.serve(CHUNK)
+        assert backend.entered.wait(10)
+        tiers.drop(MEMORY, tiers.keys(MEMORY), force=False)
+        rig.serve(CHUNK)
+        backend.gate.set()
+        settle(rig)
+        assert backend.puts == 2
+        assert (below(rig).entries, below(rig).used_bytes) == (1, FRAME_BYTES)
+
+
 def test_what_is_cleared_while_a_second_copy_waits_to_be_written_is_gone_and_known_to_be():
     backend = Held()
     with rig_over(backend) as rig:

@@ -99,7 +99,12 @@ def test_a_repeated_pin_is_one_pin(rig, pins):
     first, second = pins.pin(ask(tokens)), pins.pin(ask(tokens))
     assert first == second
     assert len(pins) == 1
-    pins.unpin("p", 1)
+    flood(rig)
+    assert rig.hit(tokens) == 20
+    assert pins.pin(ask(range(50), version=2)).tokens_pinned == 20
+    flood(rig)
+    assert rig.hit(tokens) == 20
+    pins.unpin("p", 2)
     assert rig.engine.tiers.memory.residents.pinned_bytes == 0
 
 

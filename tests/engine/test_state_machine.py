@@ -138,6 +138,9 @@ class CacheMachine(RuleBasedStateMachine):
             location = report_location(tiers, pin_id)
             found = tiers.covered(ask(tokens).tokens, SCOPES[scope])[location]
             assert report.tokens_pinned <= found
+            residents = tiers.tier(location).residents
+            for cover in tiers.pins._pins[pin_id].covers.values():
+                assert pin_id in residents.marks(cover.key)
 
     @invariant()
     def bounds_hold(self):
