@@ -144,12 +144,15 @@ def test_what_was_lost_and_came_back_is_not_degraded(rig):
     assert (report.state, report.tokens_pinned) == (PinState.PARTIAL, CHUNK_TOKENS)
 
 
-def test_version_zero_revives_nothing_that_was_released(rig):
+def test_no_lower_version_revives_what_was_released(rig):
     pins = rig.engine.tiers.pins
     assert pins.pin(ask(prompt(0), version=0)).version == 0
     pins.unpin("p", 5)
+    pins.unpin("p", 3)
     with pytest.raises(ConflictError, match="version 5"):
         pins.pin(ask(prompt(0), version=0))
+    with pytest.raises(ConflictError, match="version 5"):
+        pins.pin(ask(prompt(0), version=4))
 
 
 def test_renewing_a_pin_for_ever_costs_no_memory(rig):
