@@ -12,9 +12,8 @@ pytestmark = pytest.mark.vllm
 LENGTHS = (2, 12, 31, 32, 33, 63, 64, 65, 128, 300)
 
 
-@pytest.mark.parametrize("prefix_caching", [False, True])
-def test_a_prompt_of_any_length_is_answered_alike(
-    serve: Callable[..., Any], fresh: Callable[[int], list[int]], prefix_caching: bool
+def check_prompts_of_any_length(
+    serve: Callable[..., Any], fresh: Callable[[int], list[int]], *, prefix_caching: bool
 ) -> None:
     serving = serve(enable_prefix_caching=prefix_caching)
     for length in LENGTHS:
@@ -28,6 +27,34 @@ def test_a_prompt_of_any_length_is_answered_alike(
         assert warm.cached == length - 1, "one token is left to compute, and no more"
         assert serving.totals()["loaded_tokens"] - loaded == length - 1
         assert warm.same_as(cold)
+
+
+def check_chunked_prefill(
+    serve: Callable[..., Any], fresh: Callable[[int], list[int]], *, prefix_caching: bool
+) -> None:
+    serving = serve(max_num_batched_tokens=96, max_num_seqs=8, enable_prefix_caching=prefix_caching)
+    prompts = [fresh(length) for length in (600, 333, 97, 480)]
+    cold = [serving.cold(ids) for ids in prompts]
+    if prefix_caching:
+        assert serving.scheduler.reset_prefix_cache()
+    together = serving.ask(prompts)
+    if prefix_caching:
+        assert serving.scheduler.reset_prefix_cache()
+    warm = serving.ask(prompts)
+    assert [answer.cached for answer in warm] == [599, 332, 96, 479]
+    for reference, first, second in zip(cold, together, warm, strict=True):
+        assert first.same_as(reference)
+        assert second.same_as(reference)
+
+
+def test_a_prompt_of_any_length_is_answered_alike(
+    serve: Callable[..., Any], fresh: Callable[[int], list[int]]
+) -> None:
+    check_prompts_of_any_length(serve, fresh, prefix_caching=False)
+
+
+def test_chunked_prefill(serve: Callable[..., Any], fresh: Callable[[int], list[int]]) -> None:
+    check_chunked_prefill(serve, fresh, prefix_caching=False)
 
 
 def test_the_hit_is_counted_as_host_memory(
@@ -58,6 +85,27 @@ def test_a_shared_beginning_is_loaded_to_the_token(
         assert warm.same_as(cold)
 
 
+def test_generated_tokens_are_not_kept_by_default(
+    serve: Callable[..., Any], fresh: Callable[[int], list[int]]
+) -> None:
+    serving = serve()
+    ids = fresh(40)
+    answer = serving.ask_one(ids, 50)
+    assert serving.ask_one([*ids, *answer.tokens]).cached == 40
+
+
+def test_a_prompt_of_any_length_is_answered_alike_beside_vllms_prefix_cache(
+    serve: Callable[..., Any], fresh: Callable[[int], list[int]]
+) -> None:
+    check_prompts_of_any_length(serve, fresh, prefix_caching=True)
+
+
+def test_chunked_prefill_beside_vllms_prefix_cache(
+    serve: Callable[..., Any], fresh: Callable[[int], list[int]]
+) -> None:
+    check_chunked_prefill(serve, fresh, prefix_caching=True)
+
+
 def test_vllms_own_prefix_goes_before_ours(
     serve: Callable[..., Any], fresh: Callable[[int], list[int]]
 ) -> None:
@@ -73,27 +121,7 @@ def test_vllms_own_prefix_goes_before_ours(
     assert warm.same_as(cold)
 
 
-@pytest.mark.parametrize("prefix_caching", [False, True])
-def test_chunked_prefill(
-    serve: Callable[..., Any], fresh: Callable[[int], list[int]], prefix_caching: bool
-) -> None:
-    serving = serve(max_num_batched_tokens=96, max_num_seqs=8, enable_prefix_caching=prefix_caching)
-    prompts = [fresh(length) for length in (600, 333, 97, 480)]
-    cold = [serving.cold(ids) for ids in prompts]
-    if prefix_caching:
-        assert serving.scheduler.reset_prefix_cache()
-    together = serving.ask(prompts)
-    if prefix_caching:
-        assert serving.scheduler.reset_prefix_cache()
-    warm = serving.ask(prompts)
-    assert [answer.cached for answer in warm] == [599, 332, 96, 479]
-    for reference, first, second in zip(cold, together, warm, strict=True):
-        assert first.same_as(reference)
-        assert second.same_as(reference)
-
-
-@pytest.mark.parametrize("prefix_caching", [False, True])
-@pytest.mark.parametrize("save_decode_cache", [False, True])
+@pytest.mark.parametrize(("prefix_caching", "save_decode_cache"), [(True, False), (False, True)])
 def test_preemption(
     serve: Callable[..., Any],
     fresh: Callable[[int], list[int]],
@@ -123,7 +151,9 @@ def test_preemption(
 def test_generated_tokens_are_found_where_they_are_kept(
     serve: Callable[..., Any], fresh: Callable[[int], list[int]]
 ) -> None:
-    serving = serve(lmcache={"save_decode_cache": True})
+    serving = serve(
+        num_gpu_blocks_override=24, max_model_len=512, lmcache={"save_decode_cache": True}
+    )
     ids = fresh(40)
     answer = serving.ask_one(ids, 50)
     follow_up = [*ids, *answer.tokens, *fresh(20)[1:]]
@@ -132,15 +162,6 @@ def test_generated_tokens_are_found_where_they_are_kept(
     # The last token was sampled, and never computed.
     assert (cold.cached, warm.cached) == (0, 89)
     assert warm.same_as(cold)
-
-
-def test_generated_tokens_are_not_kept_by_default(
-    serve: Callable[..., Any], fresh: Callable[[int], list[int]]
-) -> None:
-    serving = serve()
-    ids = fresh(40)
-    answer = serving.ask_one(ids, 50)
-    assert serving.ask_one([*ids, *answer.tokens]).cached == 40
 
 
 def test_a_cache_that_is_too_small_changes_no_answer(

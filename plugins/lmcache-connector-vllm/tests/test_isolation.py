@@ -79,11 +79,8 @@ def serve_adapters(serve: Callable[..., Any]) -> Any:
     return serve(enable_lora=True, max_lora_rank=8, max_loras=3)
 
 
-@pytest.mark.parametrize("prefix_caching", [False, True])
-def test_salts(
-    serve: Callable[..., Any], fresh: Callable[[int], list[int]], prefix_caching: bool
-) -> None:
-    check_salts_are_apart(serve(enable_prefix_caching=prefix_caching), fresh(100))
+def test_salts(serve: Callable[..., Any], fresh: Callable[[int], list[int]]) -> None:
+    check_salts_are_apart(serve(), fresh(100))
 
 
 def test_a_salt_that_is_left_out_of_the_key_is_noticed(
@@ -92,40 +89,6 @@ def test_a_salt_that_is_left_out_of_the_key_is_noticed(
     leave_out_of_scope(monkeypatch, cache_salt=None)
     with pytest.raises(AssertionError):
         check_salts_are_apart(serve(), fresh(100))
-
-
-def test_adapters(
-    serve: Callable[..., Any], fresh: Callable[[int], list[int]], adapters: dict[str, Path]
-) -> None:
-    check_adapters_are_apart(serve_adapters(serve), fresh(100), adapters)
-
-
-def test_an_adapter_that_is_left_out_of_the_key_is_noticed(
-    serve: Callable[..., Any],
-    fresh: Callable[[int], list[int]],
-    adapters: dict[str, Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    leave_out_of_scope(monkeypatch, adapter=None)
-    with pytest.raises(AssertionError):
-        check_adapters_are_apart(serve_adapters(serve), fresh(100), adapters)
-
-
-def test_an_adapter_that_changed_on_disk_is_not_cached(
-    serve: Callable[..., Any], fresh: Callable[[int], list[int]], adapters: dict[str, Path]
-) -> None:
-    from vllm.lora.request import LoRARequest
-
-    serving = serve_adapters(serve)
-    folder = adapters["second"]
-    lora = LoRARequest("changing", 9, str(folder))
-    ids = fresh(100)
-    serving.ask_one(ids, lora=lora)
-    assert serving.ask_one(ids, lora=lora).cached == 99
-    settings = folder / "adapter_config.json"
-    settings.write_text(settings.read_text() + "\n")
-    assert serving.ask_one(ids, lora=lora).cached == 0
-    assert serving.ask_one(ids, lora=lora).cached == 0
 
 
 def test_tags(serve: Callable[..., Any], fresh: Callable[[int], list[int]]) -> None:
@@ -188,7 +151,7 @@ def test_reset_forgets_everything_and_deletes_nothing(
 def test_what_was_begun_before_a_reset_is_not_stored(
     serve: Callable[..., Any], fresh: Callable[[int], list[int]]
 ) -> None:
-    serving = serve(max_num_batched_tokens=96, max_num_seqs=8)
+    serving = serve()
     ids = fresh(400)
     serving.llm.llm_engine.add_request(
         "begun before", {"prompt_token_ids": ids}, serving.sampling(4)
@@ -199,20 +162,6 @@ def test_what_was_begun_before_a_reset_is_not_stored(
         serving.llm.llm_engine.step()
     serving.settle()
     assert serving.ask_one(ids).cached == 0
-
-
-@pytest.mark.parametrize(("role", "stored"), [("kv_producer", True), ("kv_consumer", False)])
-def test_roles(
-    serve: Callable[..., Any],
-    fresh: Callable[[int], list[int]],
-    role: str,
-    stored: bool,
-) -> None:
-    serving = serve(transfer={"kv_role": role})
-    ids = fresh(100)
-    serving.ask_one(ids)
-    assert serving.ask_one(ids).cached == 0
-    assert bool(serving.totals()["stored_tokens"]) is stored
 
 
 def leave_out_of_scope(monkeypatch: pytest.MonkeyPatch, **left_out: None) -> None:
@@ -227,3 +176,51 @@ def leave_out_of_scope(monkeypatch: pytest.MonkeyPatch, **left_out: None) -> Non
             return real(**{**parts, **left_out})
 
     monkeypatch.setattr(scope, "Scope", Forgetful)
+
+
+def test_adapters(
+    serve: Callable[..., Any], fresh: Callable[[int], list[int]], adapters: dict[str, Path]
+) -> None:
+    check_adapters_are_apart(serve_adapters(serve), fresh(100), adapters)
+
+
+def test_an_adapter_that_is_left_out_of_the_key_is_noticed(
+    serve: Callable[..., Any],
+    fresh: Callable[[int], list[int]],
+    adapters: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leave_out_of_scope(monkeypatch, adapter=None)
+    with pytest.raises(AssertionError):
+        check_adapters_are_apart(serve_adapters(serve), fresh(100), adapters)
+
+
+def test_an_adapter_that_changed_on_disk_is_not_cached(
+    serve: Callable[..., Any], fresh: Callable[[int], list[int]], adapters: dict[str, Path]
+) -> None:
+    from vllm.lora.request import LoRARequest
+
+    serving = serve_adapters(serve)
+    folder = adapters["second"]
+    lora = LoRARequest("changing", 9, str(folder))
+    ids = fresh(100)
+    serving.ask_one(ids, lora=lora)
+    assert serving.ask_one(ids, lora=lora).cached == 99
+    settings = folder / "adapter_config.json"
+    settings.write_text(settings.read_text() + "\n")
+    assert serving.ask_one(ids, lora=lora).cached == 0
+    assert serving.ask_one(ids, lora=lora).cached == 0
+
+
+@pytest.mark.parametrize(("role", "stored"), [("kv_producer", True), ("kv_consumer", False)])
+def test_roles(
+    serve: Callable[..., Any],
+    fresh: Callable[[int], list[int]],
+    role: str,
+    stored: bool,
+) -> None:
+    serving = serve(transfer={"kv_role": role})
+    ids = fresh(100)
+    serving.ask_one(ids)
+    assert serving.ask_one(ids).cached == 0
+    assert bool(serving.totals()["stored_tokens"]) is stored

@@ -46,7 +46,7 @@ class Loop:
 def test_aborts_at_every_step_leave_nothing(
     serve: Callable[..., Any], fresh: Callable[[int], list[int]], prefix_caching: bool
 ) -> None:
-    serving = serve(max_num_batched_tokens=96, max_num_seqs=8, enable_prefix_caching=prefix_caching)
+    serving = serve(enable_prefix_caching=prefix_caching)
     prompts = [fresh(330), fresh(97), fresh(200)]
     cold = [serving.cold(ids) for ids in prompts]
     if prefix_caching:
@@ -75,7 +75,6 @@ def test_ten_thousand_requests_with_aborts_leave_nothing(
     # The cache is smaller than what is stored, and the KV cache than what runs.
     serving = serve(
         num_gpu_blocks_override=120,
-        max_model_len=512,
         max_num_seqs=64,
         lmcache={"max_local_cpu_size": 0.0008, "staging_size": 0.0005},
     )
@@ -127,7 +126,8 @@ def test_a_store_outlives_its_request(
     monkeypatch.setattr(serving.worker, "_storer", Waiting())
     loop = Loop(serving)
     name = loop.add(ids, 64)
-    loop.step()
+    for _ in range(3):
+        loop.step()
     loop.abort(name)
     assert serving.side.holds_blocks
     assert serving.free_blocks() < free

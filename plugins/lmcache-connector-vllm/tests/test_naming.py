@@ -54,6 +54,7 @@ def test_large_weights_are_told_apart_by_samples(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_not_here_is_named_by_its_name() -> None:
+    pytest.importorskip("huggingface_hub")
     from lmcache_connector_vllm.weights import weights_digest
 
     def absent(name: str, revision: str | None = None) -> Any:

@@ -87,30 +87,29 @@ def test_a_wrong_file_ends_the_start_before_anything_is_loaded(
 
 
 @vllm
-def test_settings_come_from_file_environment_and_request(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Any], engines: Any
+def test_settings_come_from_file_environment_and_transfer_config(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    serve: Callable[..., Any],
+    fresh: Callable[[int], list[int]],
+    engines: Any,
 ) -> None:
     engines.stop()
     file = tmp_path / "lmcache.yaml"
     file.write_text("chunk_size: 256\nmin_retrieve_tokens: 50\nlmcache_instance_id: from-file\n")
     monkeypatch.setenv("LMCACHE_CONFIG_FILE", str(file))
     monkeypatch.setenv("LMCACHE_MIN_RETRIEVE_TOKENS", "60")
-    config = serve(lmcache={"chunk_size": 96}).connector._config
-    engines.stop()
+    serving = serve(lmcache={"chunk_size": 96})
+    config = serving.connector._config
     assert (config.chunk_size, config.min_retrieve_tokens) == (96, 60)
     assert config.instance_id == "from-file"
-
-
-@vllm
-def test_short_hits_are_not_loaded_where_that_is_configured(
-    serve: Callable[..., Any], fresh: Callable[[int], list[int]]
-) -> None:
-    serving = serve(lmcache={"min_retrieve_tokens": 60})
+    # Short hits are not loaded where that is configured.
     short, long = fresh(60), fresh(61)
     serving.ask([short, long])
     assert serving.ask_one(short).cached == 0
     assert serving.ask_one(long).cached == 60
     assert serving.leased() == 0
+    engines.stop()
 
 
 @vllm
@@ -118,10 +117,8 @@ def test_short_hits_are_not_loaded_where_that_is_configured(
     ("lmcache", "error", "sentence"),
     [
         ({"chunk_size": 100}, ConfigError, "set chunk_size to 96 or 128"),
-        ({"chunk_size": 10}, ConfigError, "set chunk_size to 32,"),
         ({"cache_policy": "LRUU"}, UnknownNameError, "LRU"),
         ({"storage": [{"backend": "Floppy", "max_size": 1}]}, UnknownNameError, "LocalCPU"),
-        ({"chunk_sise": 64}, ConfigError, "chunk_size"),
     ],
 )
 def test_wrong_settings_end_the_start_with_a_sentence(
@@ -169,6 +166,13 @@ def test_a_model_with_sliding_windows_is_served_without_a_cache(
     first, second = serving.ask_one(ids), serving.ask_one(ids)
     assert (first.cached, second.cached) == (0, 0)
     assert second.same_as(first)
+
+
+def test_a_chunk_size_below_the_block_is_answered_with_the_block() -> None:
+    from lmcache_connector_vllm.settings import fitted_chunk_size
+
+    with pytest.raises(ConfigError, match="set chunk_size to 32,"):
+        fitted_chunk_size(EngineConfig(chunk_size=10, chunk_size_explicit=True), 32)
 
 
 @pytest.mark.parametrize(("block", "size"), [(32, 256), (16, 256), (96, 288), (400, 400)])

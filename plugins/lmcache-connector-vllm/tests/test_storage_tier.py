@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -21,9 +21,9 @@ TIERS = {
 }
 
 
-@pytest.fixture
-def shelf(monkeypatch: pytest.MonkeyPatch, engines: Any) -> Any:
-    """A store that outlives engines, offered to every registry."""
+@pytest.fixture(scope="module")
+def shelf(engines: Any) -> Iterator[Any]:
+    """A store of this process, offered to every registry."""
     from lmcache_core.testing import DictBackend, DictConfig, DictStore
 
     store = DictStore()
@@ -41,9 +41,10 @@ def shelf(monkeypatch: pytest.MonkeyPatch, engines: Any) -> Any:
         registry.offer(spec)
         return registry
 
-    monkeypatch.setattr(PluginRegistry, "discover", discover_more)
-    yield store
-    engines.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PluginRegistry, "discover", discover_more)
+        yield store
+        engines.stop()
 
 
 def flood(serving: Any, fresh: Callable[[int], list[int]]) -> None:
