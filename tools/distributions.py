@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,9 +30,9 @@ def folders() -> list[Path]:
 def build_tools() -> list[str]:
     """List what building all of them requires."""
     wanted = {need for folder in folders() for need in _project(folder)["build-system"]["requires"]}
-    # scikit-build-core takes them from packages where the machine has none.
-    wanted |= {tool for tool in ("cmake", "ninja") if shutil.which(tool) is None}
-    return sorted(wanted)
+    # What scikit-build-core asks for itself where it may install; without them a
+    # machine that has no CMake could not even build the wheel without kernels.
+    return sorted(wanted | {"cmake", "ninja"})
 
 
 def dependencies() -> list[str]:
