@@ -116,6 +116,9 @@ def bind(host: str, port: int) -> list[socket.socket]:
             for other in bound:
                 other.close()
             raise ConfigError(_why(host, port, error), key="port") from error
+        # Callers who read that it has started may connect before the server
+        # gets to accept; they wait in the backlog.
+        sock.listen(BACKLOG)
         port = sock.getsockname()[1]
         bound.append(sock)
     if not bound:
