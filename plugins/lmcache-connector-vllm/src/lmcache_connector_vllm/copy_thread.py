@@ -32,17 +32,16 @@ class CopyThread:
     not wait for it.
 
     Args:
-        gather: Copies a job's pages; returns the bytes moved.
+        gather: Copies a job's pages.
     """
 
-    def __init__(self, gather: Callable[[CopyJob], int]) -> None:
+    def __init__(self, gather: Callable[[CopyJob], object]) -> None:
         self._gather = gather
         self._queue: queue.Queue[_Work | None] = queue.Queue(MAX_QUEUED_JOBS)
         self._outcome = threading.Condition()
         self._done: deque[int] = deque()
         self._failed: deque[int] = deque()
         self._open = 0
-        self.moved_bytes = 0
         self._thread = threading.Thread(target=self._run, name="lmcache-copy", daemon=True)
         self._thread.start()
 
@@ -87,7 +86,7 @@ class CopyThread:
         while (work := self._queue.get()) is not None:
             try:
                 work.ready()
-                self.moved_bytes += self._gather(work.job)
+                self._gather(work.job)
             except Exception:
                 log.exception("store.failed", job=work.job.job_id)
                 self._finish(work.job.job_id, ok=False)
