@@ -18,6 +18,7 @@ os.environ.update(
     VLLM_ENABLE_V1_MULTIPROCESSING="0",
     VLLM_CPU_KVCACHE_SPACE="1",
     VLLM_CPU_OMP_THREADS_BIND="nobind",
+    OMP_NUM_THREADS="1",  # two children on two cores; contended barriers drown everything
     VLLM_LOGGING_LEVEL="ERROR",
     VLLM_NO_USAGE_STATS="1",
     VLLM_HOST_IP="127.0.0.1",

@@ -90,6 +90,10 @@ class Storer:
             if not entry.dropped:
                 self._counters["stored_chunks"] += 1
                 self._counters["stored_tokens"] += entry.tokens
+        # The first chunk first: where a slow store takes no more, what it has
+        # must be a prefix, or nobody ever finds it.
+        for entry in job.entries if ok else ():
+            if not entry.dropped:
                 self._write_through(entry)
 
     def _plan_chunk(

@@ -103,6 +103,16 @@ def test_whole_chunks_are_written_through_and_come_back(rig):
     assert rig.serve(LONG) == len(LONG) - 1
 
 
+def test_what_is_written_of_a_prompt_too_long_for_the_bound_is_its_beginning(rig, backend):
+    tokens = list(range(7 * CHUNK_TOKENS))
+    rig.serve(tokens)
+    settle(rig)
+    assert 0 < below(rig).entries < 7
+    chain = rig.engine.tiers.chain_of(ask(tokens).tokens, Scope())
+    written = [key in rig.engine.tiers.storage[0].residents for key in chain.keys]
+    assert written == sorted(written, reverse=True)
+
+
 def test_a_tail_that_does_not_fill_its_block_never_leaves_host_memory(rig, backend):
     rig.serve(list(range(CHUNK_TOKENS + 6)))
     rig.serve(list(range(900, 900 + 8)))
