@@ -104,12 +104,13 @@ def measure(chunks: int, repeats: int) -> dict[str, float]:
     gc.collect()
     before = resident_kib()
     first: list[list[int]] = []
+    fills: list[float] = []
     for number in range(prompts):
         tokens = bench.prompt()
         if number < repeats:
             first.append(tokens)
         engine.begin("fill", tokens, EMPTY_SCOPE)
-        bench.store("fill", tokens)
+        fills.append(per_chunk_us(lambda: bench.store("fill", tokens), 1))  # noqa: B023
         engine.finish("fill")
         if number < prompts // 2:
             with engine.tiers.lock:
@@ -176,6 +177,7 @@ def measure(chunks: int, repeats: int) -> dict[str, float]:
         "begin_us": hash_us,
         "lookup_us": statistics.median(lookups),
         "retrieve_us": statistics.median(loads),
+        "store_us": statistics.median(fills[-200:]),
         "store_evicting_us": statistics.median(stores),
         "store_duplicate_us": statistics.median(duplicates),
         "evicted_per_store": evicted / len(fresh) / PROMPT_CHUNKS,
