@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,13 +49,15 @@ def test_tools() -> list[str]:
     return list(_project(ROOT)["dependency-groups"]["dev"])
 
 
-def build_wheels(environment: Environment, destination: Path) -> list[Path]:
-    """Build the wheels of all distributions.
+def build_wheels(builder: Path, destination: Path) -> list[Path]:
+    """Build the wheels of all distributions, apart from the environment they are for.
 
-    Without isolation, which would install the same build tools once for each.
+    In one environment without isolation: with it, pip would install the same
+    build tools once for each distribution.
 
     Args:
-        environment: Has the build tools.
+        builder: Folder of the environment that builds; made where it is not
+            there, and quicker the second time.
         destination: Where the wheels go.
 
     Returns:
@@ -63,6 +66,7 @@ def build_wheels(environment: Environment, destination: Path) -> list[Path]:
     Raises:
         InstallError: One cannot be built.
     """
+    environment = _builder(builder)
     core, *plugins = folders()
     common = ("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir")
     # Beside the build tools: CMake's cache names their paths, so that it may be
@@ -76,6 +80,19 @@ def build_wheels(environment: Environment, destination: Path) -> list[Path]:
         "building the plugins' wheels", *common, str(destination), *(str(path) for path in plugins)
     )
     return sorted(destination.glob("*.whl"))
+
+
+def _builder(folder: Path) -> Environment:
+    tools = build_tools()
+    print_ = hashlib.sha256("\n".join([*tools, sys.version]).encode()).hexdigest()
+    if (folder / "bin" / "python").exists():
+        environment = Environment.at(folder)
+        if is_installed(environment, print_):
+            return environment
+    environment = Environment.make(folder)
+    environment.install("the build tools", *tools)
+    mark_installed(environment, print_)
+    return environment
 
 
 def fingerprint() -> str:

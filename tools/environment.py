@@ -123,7 +123,7 @@ class Environment:
             InstallError: It failed.
         """
         started = time.monotonic()
-        print(f"{doing} ...", end="", flush=True)
+        print(f"{doing} ...", flush=True)
         done = subprocess.run(
             [str(self.python), *_PIP, *arguments],
             capture_output=True,
@@ -131,10 +131,9 @@ class Environment:
             check=False,
             stdin=subprocess.DEVNULL,
         )
-        took = f" {time.monotonic() - started:.0f} s" if done.returncode == 0 else " failed"
-        print(took, flush=True)
         if done.returncode:
             raise InstallError(_explain(doing, done))
+        print(f"{doing}: done in {time.monotonic() - started:.0f} s", flush=True)
 
 
 def require_python() -> None:

@@ -11,11 +11,14 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import distributions
 from environment import Environment, InstallError
 from install_vllm import install_vllm
+
+_BUILDER = distributions.ROOT / "build" / "builder"
 
 
 def make_venv(folder: Path) -> None:
@@ -28,13 +31,18 @@ def make_venv(folder: Path) -> None:
         environment = Environment.at(folder)
     else:
         environment = Environment.make(folder)
-    install_vllm(environment)
     print_ = distributions.fingerprint()
     if distributions.is_installed(environment, print_):
+        install_vllm(environment)
         return
-    environment.install("the build tools", *distributions.build_tools())
-    with tempfile.TemporaryDirectory(prefix="lmcache-wheels-") as name:
-        wheels = [str(wheel) for wheel in distributions.build_wheels(environment, Path(name))]
+    with (
+        tempfile.TemporaryDirectory(prefix="lmcache-wheels-") as name,
+        ThreadPoolExecutor() as pool,
+    ):
+        # Most of vLLM's installation waits for the network and the disk.
+        building = threads.submit(distributions.build_wheels, _BUILDER, Path(name))
+        install_vllm(environment)
+        wheels = [str(wheel) for wheel in building.result()]
         # pip leaves an equal version alone, and the sources may have moved on.
         environment.install("the core and the plugins", "--no-deps", "--force-reinstall", *wheels)
         environment.install("what they depend on", *wheels)

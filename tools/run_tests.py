@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import distributions
@@ -52,11 +53,14 @@ def run_tests(arguments: Sequence[str]) -> int:
     shutil.rmtree(_FOLDER, ignore_errors=True)
     _FOLDER.mkdir(parents=True)
     environment = Environment.make(_FOLDER / "venv")
-    print(install_vllm(environment), flush=True)
-    environment.install(
-        "the build and test tools", *distributions.build_tools(), *distributions.test_tools()
-    )
-    wheels = distributions.build_wheels(environment, _FOLDER / "wheels")
+    with ThreadPoolExecutor() as pool:
+        # Most of vLLM's installation waits for the network and the disk.
+        building = pool.submit(distributions.build_wheels, _FOLDER / "builder", _FOLDER / "wheels")
+        print(install_vllm(environment), flush=True)
+        # The build tools, too: some tests build wheels.
+        tools = [*distributions.build_tools(), *distributions.test_tools()]
+        environment.install("the build and test tools", *tools)
+        wheels = building.result()
     environment.install("the wheels", *(str(wheel) for wheel in wheels))
     pytest = [
         *(str(environment.python), "-m", "pytest", "-p", "no:cacheprovider"),

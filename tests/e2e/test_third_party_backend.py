@@ -21,7 +21,6 @@ import pytest
 
 from tests.e2e.stack import INSTANCE, MEMORY, Stack, build_stranger, until
 
-pytest.importorskip("vllm", reason="vLLM is not installed")
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 STRANGER = "ScribeBackend"

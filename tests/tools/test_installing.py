@@ -57,7 +57,7 @@ def test_a_wheels_requirements_are_read_without_extras_and_what_has_no_cpu_build
     ]
 
 
-def test_no_network_is_one_sentence(tool, here, monkeypatch, capsys):
+def test_no_network_is_one_sentence(tool, here, monkeypatch):
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # taken, and not listening: connections are refused
         monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -68,7 +68,6 @@ def test_no_network_is_one_sentence(tool, here, monkeypatch, capsys):
     assert str(failed.value).startswith(
         "the package index could not be reached while installing a package; check the network"
     )
-    assert "failed" in capsys.readouterr().out
 
 
 def test_what_pip_says_is_passed_on(tool, here, capsys):
