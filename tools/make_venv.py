@@ -40,7 +40,7 @@ def make_venv(folder: Path) -> None:
         ThreadPoolExecutor() as pool,
     ):
         # Most of vLLM's installation waits for the network and the disk.
-        building = threads.submit(distributions.build_wheels, _BUILDER, Path(name))
+        building = pool.submit(distributions.build_wheels, _BUILDER, Path(name))
         install_vllm(environment)
         wheels = [str(wheel) for wheel in building.result()]
         # pip leaves an equal version alone, and the sources may have moved on.
