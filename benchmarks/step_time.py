@@ -3,10 +3,12 @@
     python benchmarks/step_time.py [--rounds 20] [--fill 100000] [--json]
 
 Two vLLM engines, children of this process, serve the same kind of rounds in
-turn: one with a null connector, one with ours, with stores running, an index
-of ``--fill`` chunks, a real controller that asks for a snapshot of all of it
-again and again, and ``--pins`` pins a second over HTTP while it serves. Read
-the ratio of the p99 step times.
+turn: one with a null connector, one with ours, with stores running and an
+index of ``--fill`` chunks. Before each of our rounds a real controller is
+killed and started anew, so that the engine registers and sends all of its
+index while it serves, and ``--pins`` pins a second come over HTTP. Client,
+controller and engine share this machine's cores, which shows in the median.
+Read the ratio of the p99 step times.
 """
 
 from __future__ import annotations
@@ -73,27 +75,20 @@ class Disturbance:
 
     def __init__(self, pins_per_second: float, stack: ExitStack, folder: Path) -> None:
         self._log = folder / "controller.log"
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    str(Path(sys.executable).with_name("lmcache_controller")),
-                    *("--port", "0", "--monitor-port", "0"),
-                ],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        stack.callback(self._process.wait)
-        stack.callback(self._process.terminate)
-        self.url, self.monitor = self._addresses()
+        self._ports = ("0", "0")
+        self._start()
+        stack.callback(self._kill)
         self._period = 1 / pins_per_second
         self._running = threading.Event()
         self._over = threading.Event()
-        self.pins = 0
+        self.pins = self.refused = 0
         self._thread = threading.Thread(target=self._pin)
         self._thread.start()
 
     def resume(self) -> None:
-        """Let pins flow."""
+        """Replace the controller by one that knows nothing, and let pins flow."""
+        self._kill()
+        self._start()
         self._running.set()
 
     def pause(self) -> None:
@@ -118,10 +113,31 @@ class Disturbance:
                 {"content-type": "application/json"},
             )
             begin = time.perf_counter()
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                json.load(answer)
-            self.pins += 1
+            try:
+                with urllib.request.urlopen(request, timeout=20) as answer:
+                    json.load(answer)
+                self.pins += 1
+            except OSError:  # until the engine has registered again
+                self.refused += 1
             time.sleep(max(0.0, self._period - (time.perf_counter() - begin)))
+
+    def _start(self) -> None:
+        port, monitor_port = self._ports
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    str(Path(sys.executable).with_name("lmcache_controller")),
+                    *("--port", port, "--monitor-port", monitor_port),
+                ],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self.url, self.monitor = self._addresses()
+        self._ports = (self.url.rpartition(":")[2], self.monitor.rpartition(":")[2])
+
+    def _kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
     def _addresses(self) -> tuple[str, str]:
         deadline = time.monotonic() + 30
@@ -158,7 +174,7 @@ def main() -> None:
         maker = HERE.parent / "examples" / "tiny_model" / "make_tiny_llama.py"
         subprocess.run([sys.executable, maker, model, "--dtype", "float32"], check=True)
         disturbance = Disturbance(args.pins, stack, folder)
-        common = {"model": str(model), "max_tokens": 48}
+        common = {"model": str(model), "max_tokens": 400}
         null = Child(
             {
                 **common,
@@ -182,6 +198,7 @@ def main() -> None:
                 "LMCACHE_ENABLE_CONTROLLER": "true",
                 "LMCACHE_CONTROLLER_URL": disturbance.monitor,
                 "LMCACHE_MAX_LOCAL_CPU_SIZE": "8",
+                "LMCACHE_LMCACHE_WORKER_HEARTBEAT_TIME": "0.2",
             },
         )
         stack.callback(ours.close)
@@ -205,6 +222,7 @@ def main() -> None:
             "null_p99_ms": quantile(steps["null"], 0.99) * 1e3,
             "steps": len(steps["ours"]),
             "pins": disturbance.pins,
+            "pins_refused": disturbance.refused,
         }
     if args.json:
         print(json.dumps(figures))
