@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 from collections import defaultdict
@@ -167,5 +168,5 @@ def test_the_suite_that_the_documentation_shows_runs(pytester: pytest.Pytester) 
     outcomes = pytester.runpytest_inprocess("-q").parseoutcomes()
     assert set(outcomes) == {"passed", "skipped"}
     assert outcomes["passed"] > 25
-    (name,) = eval(expected.partition("=")[2])
+    (name,) = ast.literal_eval(expected.partition("=")[2])
     assert name in StorageBackendTests.CHECKS
