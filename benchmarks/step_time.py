@@ -6,9 +6,9 @@ Two vLLM engines, children of this process, serve the same kind of rounds in
 turn: one with a null connector, one with ours, with stores running and an
 index of ``--fill`` chunks. Before each of our rounds a real controller is
 killed and started anew, so that the engine registers and sends all of its
-index while it serves, and ``--pins`` pins a second come over HTTP. Client,
-controller and engine share this machine's cores, which shows in the median.
-Read the ratio of the p99 step times.
+index while it serves, and ``--pins`` pins a second come over HTTP. The engines
+have one half of the cores, client and controller the other, as they would be on
+machines of their own. Read the ratio of the p99 step times.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 REQUESTS = 8
+CORES = sorted(os.sched_getaffinity(0))
+ENGINE_CORES = CORES[: max(1, len(CORES) // 2)]
+OTHER_CORES = CORES[len(CORES) // 2 :]
 
 
 class Child:
@@ -44,6 +47,7 @@ class Child:
             text=True,
             env={**os.environ, "PYTHONPATH": str(HERE), **environ},
         )
+        os.sched_setaffinity(self._child.pid, ENGINE_CORES)
         self._expect("ready")
 
     def round(self, requests: int) -> list[float]:
@@ -168,6 +172,7 @@ def main() -> None:
     parser.add_argument("--pins", type=float, default=100)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    os.sched_setaffinity(0, OTHER_CORES)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lmcache-bench-")))
         model = folder / "model"

@@ -7,7 +7,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from lmcache_core import __version__
@@ -32,6 +32,7 @@ from lmcache_core.engine.cache_engine import CacheEngine
 from lmcache_core.engine.commands import CommandRunner
 from lmcache_core.engine.events import Event
 from lmcache_core.engine.pin_table import PINS_AT_ONCE
+from lmcache_core.keys import Key
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
@@ -41,6 +42,10 @@ TICK_SECONDS = 0.05
 
 EVENTS_PER_MESSAGE = 2048
 KEYS_PER_SNAPSHOT_MESSAGE = 4096
+PINS_TOLD_SECONDS = 0.25
+"""How soon a changed pin is told at the latest; its own command is answered at
+once. A heartbeat for each of many pins would cost the serving step as much as the pins."""
+
 FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 10.0
 MAX_WAITING = 1024
@@ -97,6 +102,7 @@ class ControlAgent:
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._next_register = 0.0
         self._next_heartbeat = 0.0
+        self._snapshot: Iterator[Events] | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lmcache-control", daemon=True)
 
@@ -124,7 +130,9 @@ class ControlAgent:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                message = self._link.receive(TICK_SECONDS)
+                # Waiting, were it for no time, lets the serving thread run
+                # between two parts of a snapshot.
+                message = self._link.receive(0.0 if self._snapshot else TICK_SECONDS)
                 try:
                     if message is not None:
                         self._take(message)
@@ -146,15 +154,18 @@ class ControlAgent:
         self._expire_pins()
         if self._engine.tiers.namespace is not self._namespace:
             # The weights' epoch was raised: the controller computes keys too.
-            self._welcomed = False
+            self._leave()
             self._next_register = 0.0
         if not self._welcomed:
             if now >= self._next_register:
                 self._register(now)
             return
         if self._engine.tiers.events.lost:
-            self._send_snapshot()
-        self._send_events()
+            self._begin_snapshot()
+        if self._snapshot is not None:
+            self._send_snapshot_part()
+        else:
+            self._send_events()
         if now >= self._next_heartbeat:
             self._heartbeat(now)
 
@@ -165,10 +176,10 @@ class ControlAgent:
             # It comes for each message that was on the way to a controller
             # which has forgotten this engine; one registration answers all.
             if self._welcomed:
-                self._welcomed = False
+                self._leave()
                 self._next_register = 0.0
         elif isinstance(message, WantSnapshot):
-            self._send_snapshot()
+            self._begin_snapshot()
         elif message.incarnation != self._incarnation:
             return
         elif isinstance(message, Welcome):
@@ -176,10 +187,15 @@ class ControlAgent:
             self._retry_seconds = FIRST_RETRY_SECONDS
             self._next_heartbeat = self._clock() + self._heartbeat_seconds
             if message.want_snapshot:
-                self._send_snapshot()
+                self._begin_snapshot()
         elif isinstance(message, Refused):
-            self._welcomed = False
+            self._leave()
             log.warning("agent.refused", reason=message.reason)
+
+    def _leave(self) -> None:
+        """Be unknown to the controller until it welcomes this engine again."""
+        self._welcomed = False
+        self._snapshot = None  # Cut short, it is asked for again with the welcome.
 
     def _take_command(self, command: Command) -> None:
         if len(self._waiting) < MAX_WAITING and self._runner.must_wait(command):
@@ -203,9 +219,12 @@ class ControlAgent:
         reply = self._runner.run(command)
         if isinstance(command, SettleCommand):
             # Who asks for this will look into the controller's index next.
+            while self._snapshot is not None:
+                self._send_snapshot_part()
             self._send_events()
         self._send_reply(command, reply)
-        self._report_pins()
+        # The next heartbeat carries the pins that this has changed.
+        self._next_heartbeat = min(self._next_heartbeat, self._clock() + PINS_TOLD_SECONDS)
 
     def _send_reply(self, command: Command, reply: Reply) -> None:
         if not self._link.send(reply):
@@ -255,10 +274,6 @@ class ControlAgent:
         for report in changed:
             self._pin_changed(report)
 
-    def _report_pins(self) -> None:
-        """Let the next heartbeat, which carries changed pins, come at once."""
-        self._next_heartbeat = 0.0
-
     def _expire_pins(self) -> None:
         # Whether or not a controller is there: it must not come back to a pin
         # whose time is up.
@@ -305,31 +320,45 @@ class ControlAgent:
         # A batch is applied as a whole, admissions first; a key that went and
         # came back within it has to end as its last event says.
         last = {event.key: event.admitted for event in events}
-        self._send_keys(
-            location,
-            admitted=b"".join(key for key, admitted in last.items() if admitted),
-            evicted=b"".join(key for key, admitted in last.items() if not admitted),
+        self._link.send(
+            self._events(
+                location,
+                admitted=b"".join(key for key, admitted in last.items() if admitted),
+                evicted=b"".join(key for key, admitted in last.items() if not admitted),
+            )
         )
 
-    def _send_snapshot(self) -> None:
+    def _begin_snapshot(self) -> None:
+        """Start to send all keys anew; what happens meanwhile is sent behind them."""
         tiers = self._engine.tiers
         with tiers.lock:
             tiers.events.forget()
             held = [(location, tiers.keys(location)) for location in tiers.locations]
+        self._snapshot = self._snapshot_parts(held)
+
+    def _snapshot_parts(self, held: list[tuple[str, list[Key]]]) -> Iterator[Events]:
+        size = KEYS_PER_SNAPSHOT_MESSAGE
         parts = [
-            (location, keys[start : start + KEYS_PER_SNAPSHOT_MESSAGE])
+            (location, keys, start)
             for location, keys in held
-            for start in range(0, max(1, len(keys)), KEYS_PER_SNAPSHOT_MESSAGE)
+            for start in range(0, max(1, len(keys)), size)
         ]
-        for number, (location, keys) in enumerate(parts):
-            self._send_keys(
+        for number, (location, keys, start) in enumerate(parts, 1):
+            yield self._events(
                 location,
-                admitted=b"".join(keys),
+                admitted=b"".join(keys[start : start + size]),
                 snapshot=True,
-                last=number == len(parts) - 1,
+                last=number == len(parts),
             )
 
-    def _send_keys(
+    def _send_snapshot_part(self) -> None:
+        part = None if self._snapshot is None else next(self._snapshot, None)
+        if part is None:
+            self._snapshot = None
+        else:
+            self._link.send(part)
+
+    def _events(
         self,
         location: str,
         *,
@@ -337,19 +366,17 @@ class ControlAgent:
         evicted: bytes = b"",
         snapshot: bool = False,
         last: bool = False,
-    ) -> None:
+    ) -> Events:
         # The number is spent also when the link drops the message: the gap is
         # how the controller learns that it has missed something.
         self._sequence += 1
-        self._link.send(
-            Events(
-                instance_id=self._instance_id,
-                incarnation=self._incarnation,
-                sequence=self._sequence,
-                location=location,
-                admitted=admitted,
-                evicted=evicted,
-                snapshot=snapshot,
-                last=last,
-            )
+        return Events(
+            instance_id=self._instance_id,
+            incarnation=self._incarnation,
+            sequence=self._sequence,
+            location=location,
+            admitted=admitted,
+            evicted=evicted,
+            snapshot=snapshot,
+            last=last,
         )
