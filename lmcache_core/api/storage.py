@@ -128,6 +128,23 @@ class StorageBackend(ABC):
             BackendError: The store did not answer.
         """
 
+    def quarantine(
+        self, keys: Sequence[Key], reasons: Sequence[str], deadline: Deadline
+    ) -> list[bool]:
+        """Take frames out of the way that failed verification; tell which were there.
+
+        By default they are removed. A store that can may keep them aside, as
+        long as no other method finds them any more and what it keeps is
+        bounded.
+
+        *Guaranteed*: as many reasons as keys, a line of text each.
+
+        Raises:
+            BackendError: The store did not answer.
+        """
+        del reasons
+        return self.remove(keys, deadline)
+
     @abstractmethod
     def close(self) -> None:
         """Let go of everything; idempotent; nothing is called afterwards."""
@@ -149,7 +166,15 @@ class StorageBackend(ABC):
         raise NotImplementedError(self._undeclared("PROTECT"))
 
     def scan(self) -> Iterator[tuple[Key, int]]:
-        """Yield the key and length of every frame (capability ``SCAN``)."""
+        """Yield the key and length of every frame (capability ``SCAN``).
+
+        What was used longest ago comes first where the store knows: the tier
+        above evicts in that order. It runs in the serving process, and must
+        not run Python for milliseconds without a pause.
+
+        Raises:
+            BackendError: Not all frames can be told.
+        """
         raise NotImplementedError(self._undeclared("SCAN"))
 
     def usage(self) -> StoreUsage:

@@ -37,6 +37,10 @@ class Geometry(NamedTuple):
         """Bytes of the pages of a chunk."""
         return self.blocks(tokens) * self.block_bytes
 
+    def frame_tokens(self, nbytes: int) -> int:
+        """Tokens that fill the payload of a frame of some bytes, header page and all."""
+        return max(0, nbytes - HEADER_BYTES) // self.block_bytes * self.block_tokens
+
     def slot_bytes(self, tokens: int) -> int:
         """Bytes of a chunk's slot: header page and payload, in whole pages."""
         nbytes = HEADER_BYTES + self.payload_bytes(tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -164,29 +164,29 @@ class PinTable:
         for pin in self._pins.values():
             self._mark(pin)
 
-    def note_admitted(self, location: str, entry: Entry, *, exact: bool = False) -> None:
-        """A chunk has come: mark it for the pins that wait for it.
+    def note_admitted(self, location: str, entry: Entry) -> None:
+        """A chunk has come that covers its own tokens and all that begin like them."""
+        met = self._reservations[location].met_by(entry.parent, entry.token_bytes)
+        self._meet(location, entry.key, met)
 
-        Args:
-            location: The tier.
-            entry: The chunk.
-            exact: Whether it covers nothing but its own tokens, all of them.
-        """
-        reservations = self._reservations[location]
-        met = reservations.met_by(entry.parent, entry.token_bytes)
-        if exact:
-            met = [(piece, pin_ids) for piece, pin_ids in met if piece.key == entry.key]
+    def note_stored(self, location: str, key: Key) -> None:
+        """A chunk has come that is found by its own key and nothing shorter is."""
+        self._meet(location, key, self._reservations[location].met_exactly(key))
+
+    def _meet(self, location: str, key: Key, met: Sequence[tuple[Piece, frozenset[str]]]) -> None:
+        """Mark a chunk for the pins that wait for pieces it covers."""
         if not met:
             return
+        reservations = self._reservations[location]
         residents = self._tiers[location].residents
         freed = sum(reservations.charged(piece) for piece, _ in met)
-        if not residents.may_pin(residents.unmarked_size(entry.key) - freed):
+        if not residents.may_pin(residents.unmarked_size(key) - freed):
             # It is longer than what room was kept for; they go on waiting.
             return
         for piece, pin_ids in met:
             for pin_id in pin_ids:
                 reservations.drop(piece, pin_id)
-                self._cover(self._pins[pin_id], piece, entry.key, residents)
+                self._cover(self._pins[pin_id], piece, key, residents)
 
     def _cover(self, pin: Pin, piece: Piece, key: Key, residents: Residents) -> None:
         pin_id = pin.request.pin_id

@@ -27,6 +27,7 @@ class Reservations:
         self._waiting: dict[Key, set[str]] = {}
         self._charged: dict[Key, int] = {}
         self._pieces: dict[Key, dict[bytes, Piece]] = {}
+        self._named: dict[Key, Piece] = {}
 
     def new_bytes(self, pieces: Iterable[Piece]) -> int:
         """Bytes that reserving these pieces would add."""
@@ -45,6 +46,7 @@ class Reservations:
         waiting = self._waiting.setdefault(piece.key, set())
         if not waiting:
             self._pieces.setdefault(piece.parent, {})[piece.token_bytes] = piece
+            self._named[piece.key] = piece
         waiting.add(pin_id)
         nbytes = self._piece_bytes(piece)
         if piece.key not in self._charged and self._residents.may_pin(nbytes):
@@ -57,7 +59,7 @@ class Reservations:
         waiting.remove(pin_id)
         if waiting:
             return
-        del self._waiting[piece.key]
+        del self._waiting[piece.key], self._named[piece.key]
         siblings = self._pieces[piece.parent]
         del siblings[piece.token_bytes]
         if not siblings:
@@ -69,6 +71,11 @@ class Reservations:
         if not self._charged:
             return 0
         return sum(self._charged.get(key, 0) for key in keys if self.waits(key, pin_id))
+
+    def met_exactly(self, key: Key) -> list[tuple[Piece, frozenset[str]]]:
+        """The piece of a key, with the pins that wait for it, or nothing."""
+        piece = self._named.get(key)
+        return [] if piece is None else [(piece, frozenset(self._waiting[key]))]
 
     def met_by(self, parent: Key, token_bytes: bytes) -> list[tuple[Piece, frozenset[str]]]:
         """Pieces that a chunk covers, each with the pins that wait for it."""

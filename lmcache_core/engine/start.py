@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack
 
-from lmcache_core.api import BackendContext, Capability, EvictionPolicy, StorageBackendSpec
+from lmcache_core.api import BackendContext, EvictionPolicy, StorageBackendSpec
 from lmcache_core.config import EngineConfig, TierConfig, plugin_section
 from lmcache_core.engine.agent import ControlAgent
 from lmcache_core.engine.cache_engine import CacheEngine
@@ -50,7 +50,8 @@ def start(
         ConfigError: A tier's section or the controller's address is wrong.
         UnknownNameError: A backend, policy or transport is not installed.
         PluginError: A plugin that is named is broken.
-        BackendError: A store cannot be used.
+        BackendError: A store cannot be used, and ``on_start_failure`` forbids
+            to serve without it.
     """
     lock = threading.RLock()
     seal = FrameSeal(namespace.digest())
@@ -77,7 +78,7 @@ def start(
     )
     with ExitStack() as on_failure:
         on_failure.callback(tiers.close)
-        tiers.open()
+        tiers.open(leave_out=config.on_start_failure == "serve")
         engine = CacheEngine(
             tiers,
             job_timeout_seconds=config.job_timeout_seconds,
@@ -117,7 +118,7 @@ def _storage_tier(
         seal=seal,
         lock=lock,
         call_seconds=config.storage_timeout_seconds,
-        outlives_process=bool(spec.capabilities & (Capability.DURABLE | Capability.SHARED)),
+        capabilities=spec.capabilities,
     )
 
 

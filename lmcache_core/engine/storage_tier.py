@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from lmcache_core.api import Deadline, PutStatus, StorageBackend
+from lmcache_core.api import Capability, PutStatus, StorageBackend
 from lmcache_core.api.messages import TierStatus
+from lmcache_core.engine.backend_calls import BackendCalls
 from lmcache_core.engine.breaker import Breaker
 from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.frame import FrameSeal
 from lmcache_core.engine.piece import Cover, Pieces
+from lmcache_core.engine.recovery import paced
 from lmcache_core.engine.residents import Residents
-from lmcache_core.errors import BackendError, FrameError, LMCacheError
+from lmcache_core.errors import FrameError, LMCacheError
 from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain
 from lmcache_core.log import get_logger
 
@@ -31,6 +34,9 @@ QUEUE_LENGTH = 1024
 
 CLOSE_SECONDS = 2.0
 """How long closing waits for a backend call that is under way."""
+
+RECOVER_SECONDS = 2.0
+"""How long opening waits for a store to tell what it has; then it goes on behind."""
 
 
 class Read(NamedTuple):
@@ -46,7 +52,6 @@ class Read(NamedTuple):
 
 
 Callback = Callable[[list[bool]], None]
-Answer = TypeVar("Answer")
 
 
 class StorageTier:
@@ -59,11 +64,11 @@ class StorageTier:
         seal: Writes and verifies frame headers.
         lock: The engine's lock.
         call_seconds: Deadline of one backend call.
-        outlives_process: Whether another process may find the frames.
+        capabilities: What the backend declares.
 
     Attributes:
         name: See above.
-        outlives_process: See above.
+        outlives_process: Whether another process may find the frames.
         residents: See above.
         breaker: Read and written under the engine's lock.
         counters: Running totals by name.
@@ -78,10 +83,10 @@ class StorageTier:
         seal: FrameSeal,
         lock: AbstractContextManager[object],
         call_seconds: float,
-        outlives_process: bool,
+        capabilities: Capability,
     ) -> None:
         self.name = name
-        self.outlives_process = outlives_process
+        self.outlives_process = bool(capabilities & (Capability.DURABLE | Capability.SHARED))
         self.residents = residents
         self.breaker = Breaker()
         self.counters = {
@@ -90,15 +95,22 @@ class StorageTier:
             "put_skipped": 0,
             "read_frames": 0,
             "read_failures": 0,
+            "recovered_frames": 0,
+            "missing_frames": 0,
             "damaged_frames": 0,
             "evictions": 0,
         }
         self._backend = backend
         self._seal = seal
         self._lock = lock
-        self._call_seconds = call_seconds
-        self._on_admitted: Callable[[Entry], None] = lambda _entry: None
+        self._calls = BackendCalls(name, backend, call_seconds)
+        # What others share changes without us, and what we evict must be ours.
+        self._recovers = Capability.SCAN in capabilities and Capability.SHARED not in capabilities
+        self._recovered = threading.Event()
+        self._closing = False
+        self._on_admitted: Callable[[Key], None] = lambda _key: None
         self._on_evicted: Callable[[Key, frozenset[str]], None] = lambda _key, _marks: None
+        self._tokens_in: Callable[[int], int] = lambda _nbytes: 0
         self._tokens: dict[Key, int] = {}
         self._writes: queue.Queue[Callable[[], None] | None] = queue.Queue(QUEUE_LENGTH)
         self._reads: queue.Queue[Callable[[], None] | None] = queue.Queue(QUEUE_LENGTH)
@@ -107,28 +119,26 @@ class StorageTier:
     def open(
         self,
         *,
-        on_admitted: Callable[[Entry], None],
+        on_admitted: Callable[[Key], None],
         on_evicted: Callable[[Key, frozenset[str]], None],
+        tokens_in: Callable[[int], int],
     ) -> None:
-        """Open the backend and start the tier's threads.
+        """Open the backend, start the tier's threads, take in what the store has kept.
 
         Args:
-            on_admitted: Called under the lock with each chunk that is stored.
+            on_admitted: Called under the lock with each key that is there
+                from now on.
             on_evicted: Called under the lock with each key that has left and
                 the marks it carried.
+            tokens_in: The most tokens that a frame of some bytes can hold.
 
         Raises:
             BackendError: The store cannot be used.
         """
         self._on_admitted = on_admitted
         self._on_evicted = on_evicted
-        try:
-            self._backend.open()
-        except LMCacheError:
-            raise
-        except Exception as error:
-            message = f"{self.name}.open raised {type(error).__name__}: {error}"
-            raise BackendError(message) from error
+        self._tokens_in = tokens_in
+        self._calls.open()
         for jobs, what in ((self._writes, "write"), (self._reads, "read")):
             # Daemons: a backend call that never returns must not keep the
             # serving process from exiting.
@@ -137,6 +147,10 @@ class StorageTier:
             )
             thread.start()
             self._threads.append(thread)
+        if self._recovers:
+            # Before anything is written or evicted, so that the bound holds.
+            self._submit(self._writes, self._recover)
+            self._recovered.wait(RECOVER_SECONDS)
 
     def covers(self, chain: KeyChain) -> list[Cover]:
         """The frames that cover a sequence from token 0 on, whole chunks and the exact tail."""
@@ -158,7 +172,7 @@ class StorageTier:
         Returns:
             False where nothing was queued and ``done`` is never called.
         """
-        if entry.key in self.residents or not self.breaker.allows():
+        if entry.key in self.residents or not self._threads or not self.breaker.allows():
             return False
         namespace = self._seal.namespace
         return self._submit(self._writes, lambda: self._write(entry, frame, namespace, done))
@@ -185,7 +199,8 @@ class StorageTier:
         tokens = sum(self._tokens[key] for key in going)
         for key in going:
             self._forget(key)
-        self._remove_later(going)
+        if going:
+            self._change_later(going, lambda: self._calls.remove(going))
         return tokens
 
     def status(self) -> TierStatus:
@@ -198,11 +213,12 @@ class StorageTier:
             used_bytes=residents.used_bytes,
             pinned_bytes=residents.pinned_bytes + residents.reserved_bytes,
             entries=len(residents),
-            healthy=self.breaker.healthy,
+            healthy=bool(self._threads) and self.breaker.healthy,
         )
 
     def close(self) -> None:
         """Finish what is queued, within a bound, and close the backend."""
+        self._closing = True
         for jobs in (self._writes, self._reads):
             try:
                 jobs.put(None, timeout=CLOSE_SECONDS)
@@ -247,19 +263,43 @@ class StorageTier:
                 self.breaker.succeeded()
                 self.residents.add(entry.key, len(frame))
                 self._tokens[entry.key] = entry.tokens
-                self._on_admitted(entry)
+                self._on_admitted(entry.key)
             done()
 
-    def _put(self, key: Key, frame: memoryview) -> bool:
-        def put() -> PutStatus:
-            (status,) = self._ask(
-                "put", lambda within: self._backend.put([key], [frame], within), 1
+    def _recover(self) -> None:
+        """Take in what the store has kept, in batches."""
+        started = time.monotonic()
+        try:
+            for batch in paced(self._backend.scan()):
+                if self._closing:
+                    return
+                with self._lock:
+                    for key, nbytes in batch:
+                        if key not in self.residents:
+                            self.residents.add(key, nbytes)
+                            self._tokens[key] = self._tokens_in(nbytes)
+                            self._on_admitted(key)
+                            self.counters["recovered_frames"] += 1
+            self._make_room(0)
+        except (Exception, SystemExit) as error:
+            # What was found so far is served all the same.
+            log.exception("tier.recovery_failed", tier=self.name, error=str(error))
+            with self._lock:
+                self.breaker.failed()
+        finally:
+            self._recovered.set()
+        if self.counters["recovered_frames"]:
+            log.info(
+                "tier.recovered",
+                tier=self.name,
+                frames=self.counters["recovered_frames"],
+                seconds=round(time.monotonic() - started, 3),
             )
-            return status
 
-        status = put()
+    def _put(self, key: Key, frame: memoryview) -> bool:
+        status = self._calls.put(key, frame)
         if status is PutStatus.FULL and self._evict_one():
-            status = put()
+            status = self._calls.put(key, frame)
         return status in (PutStatus.STORED, PutStatus.PRESENT)
 
     def _make_room(self, nbytes: int) -> bool:
@@ -280,7 +320,7 @@ class StorageTier:
                 return False
             self._forget(key)
             self.counters["evictions"] += 1
-        self._ask("remove", lambda within: self._backend.remove([key], within), 1)
+        self._calls.remove([key])
         return True
 
     def _forget(self, key: Key) -> None:
@@ -288,31 +328,30 @@ class StorageTier:
             del self._tokens[key]
             self._on_evicted(key, self.residents.discard(key))
 
-    def _remove_later(self, keys: Sequence[Key]) -> None:
-        """Queue forgotten frames to be removed, after the writes that are queued."""
-        if keys and not self._submit(self._writes, lambda: self._remove(keys)):
-            log.warning("tier.removal_lost", tier=self.name, frames=len(keys))
+    def _change_later(self, keys: Sequence[Key], change: Callable[[], object]) -> None:
+        """Queue a change to the store, after the writes that are queued, and forget its keys."""
 
-    def _remove(self, keys: Sequence[Key]) -> None:
-        with self._lock:
-            # A second copy that was queued before may have found them present.
-            for key in keys:
-                self._forget(key)
-        try:
-            self._ask("remove", lambda within: self._backend.remove(keys, within), len(keys))
-        except LMCacheError as error:
-            log.warning("tier.remove_failed", tier=self.name, error=str(error))
+        def work() -> None:
             with self._lock:
-                self.breaker.failed()
+                # A second copy that was queued before may have found them present.
+                for key in keys:
+                    self._forget(key)
+            try:
+                change()
+            except LMCacheError as error:
+                log.warning("tier.change_failed", tier=self.name, error=str(error))
+                with self._lock:
+                    self.breaker.failed()
+
+        if not self._submit(self._writes, work):
+            log.warning("tier.change_lost", tier=self.name, frames=len(keys))
 
     def _read(self, reads: Sequence[Read], namespace: bytes, done: Callback) -> None:
         whole = [False] * len(reads)
         try:
             keys = [read.entry.key for read in reads]
             frames = [read.frame for read in reads]
-            lengths = self._ask(
-                "get", lambda within: self._backend.get(keys, frames, within), len(reads)
-            )
+            lengths = self._calls.get(keys, frames)
         except LMCacheError as error:
             log.warning("tier.read_failed", tier=self.name, error=str(error))
             with self._lock:
@@ -320,15 +359,19 @@ class StorageTier:
                 self.counters["read_failures"] += len(reads)
                 done(whole)
             return
-        damaged = []
+        damaged: list[Key] = []
+        reasons: list[str] = []
+        missing: list[Read] = []
         for place, (read, length) in enumerate(zip(reads, lengths, strict=True)):
             if length is None:
+                missing.append(read)
                 continue
             try:
                 self._verify(read, length, namespace)
                 whole[place] = True
             except FrameError as error:
                 damaged.append(read.entry.key)
+                reasons.append(str(error))
                 log.warning(
                     "tier.frame_damaged",
                     tier=self.name,
@@ -339,37 +382,44 @@ class StorageTier:
             self.breaker.succeeded()
             self.counters["read_frames"] += sum(whole)
             self.counters["damaged_frames"] += len(damaged)
+            # What was dropped since it was asked for is not missing.
+            missing = [read for read in missing if read.entry.key in self.residents]
+            self.counters["missing_frames"] += len(missing)
             for read, ok in zip(reads, whole, strict=True):
-                if ok:
-                    self.residents.touch(read.entry.key)
-                else:
-                    self._forget(read.entry.key)
+                key = read.entry.key
+                if not ok:
+                    self._forget(key)
+                elif key in self.residents:
+                    self.residents.touch(key)
+                    self._tokens[key] = read.entry.tokens
             # Before the chunk can be computed and queued to be written again.
-            self._remove_later(damaged)
+            if damaged:
+                self._change_later(damaged, lambda: self._calls.quarantine(damaged, reasons))
+            if missing:
+                self._change_later((), lambda: self._look_for(missing))
             done(whole)
+
+    def _look_for(self, missing: Sequence[Read]) -> None:
+        """Tell frames that have vanished from those too long, and take these out of the way."""
+        keys = [read.entry.key for read in missing]
+        lengths = self._calls.stat(keys)
+        longer = {
+            read.entry.key: f"frame of {length} bytes, expected {len(read.frame)}"
+            for read, length in zip(missing, lengths, strict=True)
+            if length is not None and length > len(read.frame)
+        }
+        with self._lock:
+            self.counters["damaged_frames"] += len(longer)
+            self.counters["missing_frames"] -= len(longer)
+        log.warning("tier.frames_missing", tier=self.name, frames=len(missing), longer=len(longer))
+        if longer:
+            self._calls.quarantine(list(longer), list(longer.values()))
 
     def _verify(self, read: Read, length: int, namespace: bytes) -> None:
         if length != len(read.frame):
             message = f"frame of {length} bytes, expected {len(read.frame)}"
             raise FrameError(message)
         self._seal.verify(read.entry, read.frame, namespace)
-
-    def _ask(
-        self, what: str, call: Callable[[Deadline], list[Answer]], expected: int
-    ) -> list[Answer]:
-        """Call the backend; whatever a stranger's code does wrong is a BackendError."""
-        try:
-            answers = call(Deadline(self._call_seconds))
-            answered = len(answers)
-        except LMCacheError:
-            raise
-        except (Exception, SystemExit) as error:
-            message = f"{self.name}.{what} raised {type(error).__name__}: {error}"
-            raise BackendError(message) from error
-        if answered != expected:
-            message = f"{self.name}.{what} answered for {answered} of {expected} keys"
-            raise BackendError(message)
-        return answers
 
 
 def _work(jobs: queue.Queue[Callable[[], None] | None]) -> None:

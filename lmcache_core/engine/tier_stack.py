@@ -19,9 +19,12 @@ from lmcache_core.engine.piece import Piece
 from lmcache_core.engine.pin_table import PinnableTier, PinTable
 from lmcache_core.engine.residents import Residents
 from lmcache_core.engine.storage_tier import StorageTier
-from lmcache_core.errors import UnknownNameError
+from lmcache_core.errors import BackendError, UnknownNameError
 from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, Namespace, Scope
+from lmcache_core.log import get_logger
 from lmcache_core.memory import HostPool, HostRegion
+
+log = get_logger(__name__)
 
 
 class TierStack:
@@ -105,24 +108,32 @@ class TierStack:
         """Names of the tiers, from the top."""
         return tuple(self._tiers)
 
-    def open(self) -> None:
+    def open(self, *, leave_out: bool) -> None:
         """Open the storage tiers.
 
+        Args:
+            leave_out: Whether to go on without a store that cannot be used;
+                its tier stays, holds nothing and is not healthy.
+
         Raises:
-            BackendError: A store cannot be used.
+            BackendError: A store cannot be used and is not left out.
         """
         for tier in self.storage:
             name = tier.name
 
-            def admitted(entry: Entry, name: str = name) -> None:
-                self.events.note(name, entry.key, admitted=True)
-                # Below, a chunk is found by its own key and nothing shorter is.
-                self.pins.note_admitted(name, entry, exact=True)
+            def admitted(key: Key, name: str = name) -> None:
+                self.events.note(name, key, admitted=True)
+                self.pins.note_stored(name, key)
 
             def evicted(key: Key, marks: frozenset[str], name: str = name) -> None:
                 self._note_evicted(name, key, marks)
 
-            tier.open(on_admitted=admitted, on_evicted=evicted)
+            try:
+                tier.open(on_admitted=admitted, on_evicted=evicted, tokens_in=self._tokens_in)
+            except BackendError as error:
+                if not leave_out:
+                    raise
+                log.error("tier.left_out", tier=name, reason=str(error))  # noqa: TRY400 - no bug
 
     def close(self) -> None:
         """Close the storage tiers within their deadlines."""
@@ -228,6 +239,10 @@ class TierStack:
         self.events.note(location, key, admitted=False)
         if marks:
             self.pins.note_lost(location, key, marks)
+
+    def _tokens_in(self, frame_bytes: int) -> int:
+        """The most tokens that a frame can hold of which only the length is known."""
+        return min(self.geometry.frame_tokens(frame_bytes), self.namespace.chunk_size)
 
     def _piece_bytes(self, piece: Piece) -> int:
         return self.geometry.slot_bytes(len(piece.token_bytes) // TOKEN_BYTES)

@@ -184,6 +184,18 @@ class StorageChecks:
         keys = [sample_key(number) for number in (2, 3, 4, 1)]
         assert backend.remove(keys, soon()) == [False, True, False, True]
 
+    def test_quarantined_frames_are_gone(self, backend: StorageBackend) -> None:
+        put(backend, 1)
+        put(backend, 3)
+        keys = [sample_key(number) for number in (2, 3)]
+        assert backend.quarantine(keys, ["no reason", "the checksum differs"], soon()) == [
+            False,
+            True,
+        ]
+        assert read(backend, 3) is None
+        assert stat(backend, 3) is None
+        assert read(backend, 1) == bytes(sample_frame(1, PAGE))
+
     # batches and keys
 
     def test_empty_batches(self, backend: StorageBackend) -> None:

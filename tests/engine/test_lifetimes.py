@@ -52,8 +52,19 @@ def test_an_engine_that_cannot_start_leaves_no_tier_open():
         storage_spec("second", lambda _config, _context: second, Capability.NONE),
     ]
     with pytest.raises(BackendError, match="no such place"):
-        Rig(storage=specs)
+        Rig(storage=specs, overrides={"on_start_failure": "fail"})
     assert first.closed
+    assert engine_threads() == []
+
+
+def test_a_store_that_cannot_be_used_is_left_out_and_seen_to_be():
+    spec = storage_spec("bad", lambda _config, _context: Unusable(), Capability.NONE)
+    tokens = list(range(CHUNK_TOKENS))
+    with Rig(storage=[spec]) as rig:
+        rig.serve(tokens)
+        assert rig.hit(tokens) == CHUNK_TOKENS
+        status = rig.engine.tiers.status()[1]
+        assert (status.location, status.healthy, status.entries) == ("bad", False, 0)
     assert engine_threads() == []
 
 
