@@ -48,6 +48,10 @@ once. A heartbeat for each of many pins would cost the serving step as much as t
 
 FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 10.0
+PAUSE_SECONDS = 0.003
+"""Between two parts of long work. While this thread runs Python the serving
+thread does not, so it does a fraction of a millisecond and waits for ten times that."""
+
 MAX_WAITING = 1024
 """Commands that may wait for stores at once; more are answered as things stand."""
 
@@ -130,9 +134,8 @@ class ControlAgent:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                # Waiting, were it for no time, lets the serving thread run
-                # between two parts of a snapshot.
-                message = self._link.receive(0.0 if self._snapshot else TICK_SECONDS)
+                pause = TICK_SECONDS if self._snapshot is None else PAUSE_SECONDS
+                message = self._link.receive(pause)
                 try:
                     if message is not None:
                         self._take(message)
@@ -294,6 +297,7 @@ class ControlAgent:
         for start in range(0, len(pin_ids), PINS_AT_ONCE):
             with tiers.lock:
                 held += tiers.pins.held(pin_ids[start : start + PINS_AT_ONCE])
+            self._stopping.wait(PAUSE_SECONDS)
         return held
 
     def _take_changed(self) -> list[PinReport]:
@@ -302,9 +306,10 @@ class ControlAgent:
         while True:
             with tiers.lock:
                 batch = tiers.pins.take_changed()
-            if not batch:
-                return changed
             changed += batch
+            if len(batch) < PINS_AT_ONCE:
+                return changed
+            self._stopping.wait(PAUSE_SECONDS)
 
     def _send_events(self) -> None:
         tiers = self._engine.tiers

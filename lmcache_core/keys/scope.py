@@ -52,8 +52,12 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
 
     def digest(self) -> bytes:
         """The scope's 32-byte name."""
-        return record_digest("lmcache:scope:1", self)
+        # Most requests and pins are plain, and each of them asks.
+        return _EMPTY_DIGEST if self == EMPTY_SCOPE else record_digest(_DOMAIN, self)
 
 
 EMPTY_SCOPE = Scope()
 """The scope of a plain request: no adapter, salt, tag or picture."""
+
+_DOMAIN = "lmcache:scope:1"
+_EMPTY_DIGEST = record_digest(_DOMAIN, EMPTY_SCOPE)
