@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from importlib import metadata
 from pathlib import Path
 
@@ -9,9 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from lmcache_core import __version__
-from lmcache_core.cli import doctor as module
+from lmcache_core.cli.doctor import installation as module
+from lmcache_core.cli.doctor import machine
 from lmcache_core.cli.main import main
 from lmcache_core.memory.native import NativeStatus, native_status
+from tests.controller.controller_process import ControllerProcess
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +92,79 @@ def test_neighbours_are_told_by_their_metadata(
     assert found[what][0] == state
     assert words in found[what][1]
     assert status == (1 if state == "wrong" else 0)
+
+
+def test_a_tier_without_its_plugin_is_wrong_and_told_what_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "lmcache.yaml"
+    path.write_text(
+        "storage:\n  - {backend: LocalCPUBackend, max_size: 1}\n  - {backend: MyStore}\n"
+    )
+    status, found = findings(LMCACHE_CONFIG_FILE=str(path))
+    assert status == 1
+    state, text = found["tier MyStore"]
+    assert state == "wrong"
+    assert "unknown backend 'MyStore'; available: LocalCPUBackend" in text
+    assert found["tier LocalCPUBackend"][0] == "ok"
+
+
+def test_more_memory_than_there_is_is_wrong_with_both_numbers() -> None:
+    status, found = findings(LMCACHE_MAX_LOCAL_CPU_SIZE="1000000")
+    assert status == 1
+    state, text = found["tier LocalCPUBackend"]
+    assert state == "wrong"
+    assert "max_local_cpu_size" in text
+
+
+def test_memory_that_can_be_had_is_told() -> None:
+    _, found = findings(LMCACHE_MAX_LOCAL_CPU_SIZE="0.5")
+    assert found["tier LocalCPUBackend"] == ("ok", "0.56 GiB of shared memory can be had")
+
+
+def test_a_controller_that_is_away_is_a_note() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        url = f"127.0.0.1:{port}"
+        _, found = findings(LMCACHE_ENABLE_CONTROLLER="true", LMCACHE_CONTROLLER_URL=url)
+        assert found["controller"] == ("ok", f"something listens at tcp://{url}")
+    _, found = findings(LMCACHE_ENABLE_CONTROLLER="true", LMCACHE_CONTROLLER_URL=url)
+    assert found["controller"][0] == "note"
+    assert "lmcache controller serve" in found["controller"][1]
+
+
+def test_the_ports_of_a_controller_are_free_taken_or_its_own(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(0)
+        port = str(other.getsockname()[1])
+        _, found = findings(LMCACHE_CONTROLLER_PORT=port)
+    assert found["controller port"][0] == "note"
+    assert "--port" in found["controller port"][1]
+    _, found = findings(LMCACHE_CONTROLLER_PORT=port)
+    assert found["controller port"] == ("ok", f"127.0.0.1:{port} is free")
+    with ControllerProcess(tmp_path / "log") as running:
+        served = running.url.rpartition(":")[2]
+        _, found = findings(LMCACHE_CONTROLLER_PORT=served)
+    expected = f"a controller serves at 127.0.0.1:{served}"
+    assert found["controller port"] == ("ok", expected)
+
+
+def test_a_gpu_is_named_and_needs_a_mover_with_cuda(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (gpu,) = machine.findings(tmp_path)
+    assert gpu.state == "ok"
+    assert "no NVIDIA driver" in gpu.text
+    card = tmp_path / "gpus" / "0000:01:00.0"
+    card.mkdir(parents=True)
+    (card / "information").write_text("Model: \t\t NVIDIA H200\nIRQ:   44\n")
+    absent = NativeStatus(available=False, detail="not built")
+    monkeypatch.setattr("lmcache_core.memory.native.load_native", lambda: (None, absent))
+    (gpu,) = machine.findings(tmp_path)
+    assert gpu.state == "wrong"
+    assert gpu.text.startswith("NVIDIA H200")
+    assert "nvcc" in gpu.text
+
+
+def test_json_holds_the_same() -> None:
+    lines = CliRunner().invoke(main, ["doctor"]).stdout.splitlines()
+    rows = json.loads(CliRunner().invoke(main, ["doctor", "--json"]).stdout)
+    assert [f"{row['state']:<5}  {row['what']}: {row['text']}" for row in rows] == lines

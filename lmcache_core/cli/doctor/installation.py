@@ -1,52 +1,24 @@
-"""``lmcache doctor``: each line is right, or says what to do."""
+"""What is installed here."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from typing import NamedTuple
-
-import click
 
 import lmcache_core
-from lmcache_core.config import load_engine_config
-from lmcache_core.errors import ConfigError, LMCacheError
+from lmcache_core.cli.doctor.finding import Finding
+from lmcache_core.errors import LMCacheError
 from lmcache_core.plugins import PluginRegistry, PluginStatus
 
 
-class Finding(NamedTuple):
-    """One thing that was looked at.
-
-    Attributes:
-        what: What it is.
-        state: ``ok``, ``note`` or ``wrong``.
-        text: What was found, and what to do about it.
-    """
-
-    what: str
-    state: str
-    text: str
-
-
-@click.command()
-def doctor() -> None:
-    """Tell what is installed here and what is missing.
-
-    Ends with exit status 1 if something is wrong; a note is no fault.
-    """
-    findings = [
-        *_versions(),
-        *_plugins(),
-        _native_library(),
-        *_server(),
-        *_incumbent(),
-        _configuration(),
-    ]
-    for finding in findings:
-        click.echo(f"{finding.state:<5}  {finding.what}: {finding.text}")
-    if any(finding.state == "wrong" for finding in findings):
-        raise click.exceptions.Exit(1)
+def findings() -> Iterator[Finding]:
+    """Versions, plugins, the native library, the server, the incumbent."""
+    yield from _versions()
+    yield from _plugins()
+    yield _native_library()
+    yield from _server()
+    yield from _incumbent()
 
 
 def _versions() -> Iterator[Finding]:
@@ -66,8 +38,9 @@ def _plugins() -> Iterator[Finding]:
             offers = ", ".join(spec.name for spec in record.specs) or "nothing"
             yield Finding(label, "ok", f"{record.distribution} {record.version} offers {offers}")
         else:
-            state = "note" if record.status is PluginStatus.BLOCKED else "wrong"
-            yield Finding(label, state, f"{record.status.value}: {record.reason}")
+            blocked = record.status is PluginStatus.BLOCKED
+            text = f"{record.status.value}: {record.reason}"
+            yield Finding(label, "note" if blocked else "wrong", text)
     if not registry.records:
         yield Finding("plugins", "note", "none; run `pip install lmcache-backend-local-cpu`")
 
@@ -106,18 +79,6 @@ def _incumbent() -> Iterator[Finding]:
             f"LMCache {other} is installed too and has a connector and a command of the same "
             "names; uninstall one of the two",
         )
-
-
-def _configuration() -> Finding:
-    try:
-        resolved = load_engine_config()
-    except ConfigError as error:
-        return Finding("configuration", "wrong", " ".join(str(error).split()))
-    sources = sorted(set(resolved.origin.values()))
-    text = f"from {', '.join(sources)}"
-    if resolved.notices:
-        text += "; " + "; ".join(resolved.notices)
-    return Finding("configuration", "note" if resolved.notices else "ok", text)
 
 
 def _version(distribution: str) -> str | None:
