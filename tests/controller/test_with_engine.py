@@ -38,7 +38,7 @@ def post(controller: ControllerProcess, path: str, **extra: object) -> int:
     return int(answer.json()["num_tokens"])
 
 
-def looked_up(controller: ControllerProcess, tokens: list[int], **scope: str) -> object:
+def looked_up(controller: ControllerProcess, tokens: list[int], **scope: object) -> object:
     answer = controller.post("/lookup", tokens=tokens, **scope)
     return answer.json()["layout_info"].get("real")
 
@@ -96,6 +96,22 @@ def test_salts_are_kept_apart(controller: ControllerProcess, engine: Rig) -> Non
     assert looked_up(controller, PROMPT) is None
     assert looked_up(controller, PROMPT, cache_salt="s") == [MEMORY, 42]
     assert post(controller, "/unpin", cache_salt="s") == 42
+
+
+def test_tags_are_kept_apart_and_named_to_clear(controller: ControllerProcess, engine: Rig) -> None:
+    team = {"team": "blue"}
+    engine.serve(PROMPT, Scope.of(tags=team))
+    engine.serve(PROMPT)
+    assert post(controller, "/pin", tags=team) == 42
+    pins = controller.client.get("/v1/pins").json()["pins"]
+    assert [pin["num_tokens"] for pin in pins if pin["tags"] == team] == [42]
+    assert post(controller, "/clear") == 42
+    assert looked_up(controller, PROMPT) is None
+    assert looked_up(controller, PROMPT, tags={"team": "red"}) is None
+    assert looked_up(controller, PROMPT, tags=team) == [MEMORY, 42]
+    assert post(controller, "/unpin", tags=team) == 42
+    assert post(controller, "/clear", tags=team) == 42
+    assert engine.hit(PROMPT, Scope.of(tags=team)) == 0
 
 
 def test_more_than_the_cap_is_507_with_the_numbers(

@@ -17,7 +17,6 @@ from lmcache_core.controller.pin_row import PinContent, Place, classic_pin_id
 from lmcache_core.controller.plane import ControlPlane
 from lmcache_core.controller.problems import responses
 from lmcache_core.controller.routes import classic_bodies as bodies
-from lmcache_core.controller.routes.fields import scope_of
 from lmcache_core.controller.routes.pin_view import view
 from lmcache_core.errors import UnknownNameError
 from lmcache_core.keys import tokens_to_bytes
@@ -84,7 +83,7 @@ class ClassicRoutes(Controller):
             settle = plane.config.lookup_settle_seconds
             found = await plane.lookup.find(
                 tokens_to_bytes(data.tokens),
-                scope_of(data.cache_salt, data.adapter),
+                data.scope,
                 settle_seconds=min(settle, data.timeout_s or settle),
             )
         return bodies.Layout(job.event_id, found)
@@ -105,7 +104,7 @@ class ClassicRoutes(Controller):
                         ClearCommand,
                         location=data.location,
                         tokens=tokens_to_bytes(data.tokens or ()),
-                        scope=scope_of(data.cache_salt, data.adapter),
+                        scope=data.scope,
                         force=data.force,
                     )
                     for engine in engines
@@ -180,7 +179,7 @@ def _pin(plane: ControlPlane, data: bodies.PinBody) -> tuple[str, PinContent]:
         owner=data.owner,
         places=tuple(Place(engine.instance_id, data.location) for engine in engines),
         tokens=tokens_to_bytes(data.tokens),
-        scope=scope_of(data.cache_salt, data.adapter),
+        scope=data.scope,
         ttl_seconds=data.ttl_s,
         on_missing=data.on_missing,
         labels=data.labels,
@@ -216,7 +215,7 @@ def _pin_to_release(plane: ControlPlane, data: bodies.UnpinBody) -> str:
         data.owner,
         Place(data.instance_id, data.location),
         identity=engine.identity,
-        scope=scope_of(data.cache_salt, data.adapter),
+        scope=data.scope,
         tokens=tokens_to_bytes(data.tokens),
     )
 

@@ -7,28 +7,27 @@ import msgspec
 from lmcache_core.api.pins import OnMissing
 from lmcache_core.controller.routes import fields
 from lmcache_core.controller.routes.pin_view import PinView
+from lmcache_core.controller.routes.scoped import Scoped
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Root of requests."""
 
 
-class PinBody(Body, frozen=True, kw_only=True):
-    """Pin a token sequence in one instance; the last five fields are optional extras."""
+class PinBody(Scoped, frozen=True, kw_only=True):
+    """Pin a token sequence in one instance; all but the first three fields are optional extras."""
 
     instance_id: fields.InstanceId
     location: fields.Location
     tokens: fields.Tokens
-    cache_salt: fields.CacheSalt | None = None
-    adapter: fields.Adapter | None = None
     ttl_s: fields.TtlSeconds | None = None
     owner: fields.Owner = "default"
     on_missing: OnMissing = OnMissing.PARTIAL
-    labels: fields.Labels = {}
+    labels: fields.Labels = msgspec.field(default_factory=dict)
     timeout_s: fields.TimeoutSeconds | None = None
 
 
-class UnpinBody(Body, frozen=True, kw_only=True):
+class UnpinBody(Scoped, frozen=True, kw_only=True):
     """Release a pin: its id, or the event that made it, or the body that asked for it."""
 
     pin_id: str | None = None
@@ -36,12 +35,10 @@ class UnpinBody(Body, frozen=True, kw_only=True):
     instance_id: fields.InstanceId | None = None
     location: fields.Location | None = None
     tokens: fields.Tokens | None = None
-    cache_salt: fields.CacheSalt | None = None
-    adapter: fields.Adapter | None = None
     ttl_s: fields.TtlSeconds | None = None
     owner: fields.Owner = "default"
     on_missing: OnMissing = OnMissing.PARTIAL
-    labels: fields.Labels = {}
+    labels: fields.Labels = msgspec.field(default_factory=dict)
     timeout_s: fields.TimeoutSeconds | None = None
 
 
@@ -53,23 +50,19 @@ class PinsBody(Body, frozen=True, kw_only=True):
     owner: fields.Owner | None = None
 
 
-class LookupBody(Body, frozen=True, kw_only=True):
+class LookupBody(Scoped, frozen=True, kw_only=True):
     """Ask who holds a token sequence."""
 
     tokens: fields.Tokens
-    cache_salt: fields.CacheSalt | None = None
-    adapter: fields.Adapter | None = None
     timeout_s: fields.TimeoutSeconds | None = None
 
 
-class ClearBody(Body, frozen=True, kw_only=True):
+class ClearBody(Scoped, frozen=True, kw_only=True):
     """Drop unpinned chunks of a tier: of some tokens, or all of them."""
 
     instance_id: fields.InstanceId
     location: fields.Location
     tokens: fields.Tokens | None = None
-    cache_salt: fields.CacheSalt | None = None
-    adapter: fields.Adapter | None = None
     force: bool = False
     timeout_s: fields.TimeoutSeconds | None = None
 

@@ -6,7 +6,6 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from lmcache_core.keys import EMPTY_SCOPE, Scope
 from lmcache_core.keys.chain import MAX_TOKEN_ID
 
 TokenId = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
@@ -41,16 +40,3 @@ TtlSeconds = Annotated[
 TimeoutSeconds = Annotated[
     float, Meta(gt=0, le=300, description="Deadline of this request in seconds.")
 ]
-
-CacheSalt = Annotated[
-    str, Meta(max_length=1024, description="The request's cache_salt; only its digest is kept.")
-]
-
-Adapter = Annotated[str, Meta(max_length=1024, description="The request's adapter, by content.")]
-
-
-def scope_of(cache_salt: str | None, adapter: str | None) -> Scope:
-    """The scope that a request names."""
-    if cache_salt is None and adapter is None:
-        return EMPTY_SCOPE
-    return Scope.of(adapter=adapter, cache_salt=cache_salt)

@@ -53,6 +53,7 @@ class PinView(msgspec.Struct, frozen=True, kw_only=True):
     placements: list[PlaceView]
     adapter: str | None
     cache_salt_digest: str | None
+    tags: dict[str, str]
     renew: Renew
     on_missing: OnMissing
     labels: dict[str, str]
@@ -92,6 +93,7 @@ def view(row: PinRow) -> PinView:
         ],
         adapter=content.scope.adapter,
         cache_salt_digest=content.scope.salt,
+        tags=content.scope.tags,
         renew=content.renew,
         on_missing=content.on_missing,
         labels=content.labels,

@@ -19,6 +19,7 @@ from lmcache_core.controller.plane import ControlPlane
 from lmcache_core.controller.problems import responses
 from lmcache_core.controller.routes import fields
 from lmcache_core.controller.routes.pin_view import PinView, view
+from lmcache_core.controller.routes.scoped import Scoped
 from lmcache_core.errors import UnknownNameError
 from lmcache_core.keys import tokens_to_bytes
 
@@ -37,7 +38,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     location: fields.Location
 
 
-class PinBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PinBody(Scoped, frozen=True, kw_only=True):
     """What is to be pinned, where, for how long."""
 
     placements: Annotated[
@@ -48,9 +49,7 @@ class PinBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ttl_s: fields.TtlSeconds | None = None
     renew: Renew = Renew.FIXED
     on_missing: OnMissing = OnMissing.PARTIAL
-    labels: fields.Labels = {}
-    cache_salt: fields.CacheSalt | None = None
-    adapter: fields.Adapter | None = None
+    labels: fields.Labels = msgspec.field(default_factory=dict)
     timeout_s: fields.TimeoutSeconds | None = None
 
     def content(self) -> PinContent:
@@ -67,7 +66,7 @@ class PinBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             owner=self.owner,
             places=places,
             tokens=tokens_to_bytes(self.tokens),
-            scope=fields.scope_of(self.cache_salt, self.adapter),
+            scope=self.scope,
             ttl_seconds=self.ttl_s,
             renew=self.renew,
             on_missing=self.on_missing,
