@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import AbstractContextManager
 from typing import cast
 
 import structlog
@@ -37,6 +38,16 @@ def get_logger(name: str) -> BoundLogger:
             ],
         ),
     )
+
+
+def bound(**fields: str) -> AbstractContextManager[object]:
+    """Add fields to all lines that are logged in a block, in this thread or task."""
+    return structlog.contextvars.bound_contextvars(**fields)
+
+
+def bound_field(name: str) -> str:
+    """What :func:`bound` has set a field to here, or an empty string."""
+    return str(structlog.contextvars.get_contextvars().get(name, ""))
 
 
 def configure(level: str = "INFO") -> None:

@@ -183,10 +183,12 @@ class Command(Message, frozen=True, kw_only=True):
     Attributes:
         request_id: Names the command; its reply carries it.
         deadline_seconds: Time left to answer in.
+        http_request_id: The HTTP request it serves, for log lines; empty for none.
     """
 
     request_id: str
     deadline_seconds: float
+    http_request_id: str = ""
 
 
 class PinCommand(Command, frozen=True, kw_only=True, tag="pin"):

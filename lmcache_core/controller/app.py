@@ -16,6 +16,7 @@ from lmcache_core.controller.auth import BearerGate, OriginGate
 from lmcache_core.controller.body import StrictRequest
 from lmcache_core.controller.plane import ControlPlane
 from lmcache_core.controller.problems import answer_with_problem
+from lmcache_core.controller.request_id import RequestIdGate
 from lmcache_core.controller.routes import ROUTES
 
 
@@ -45,4 +46,4 @@ def create_app(plane: ControlPlane) -> ASGIApp:
         debug=False,
     )
     token = plane.config.token
-    return OriginGate(app if token is None else BearerGate(app, token))
+    return RequestIdGate(OriginGate(app if token is None else BearerGate(app, token)))

@@ -21,7 +21,9 @@ from lmcache_core.api.messages import (
 from lmcache_core.api.transport import Peer
 from lmcache_core.controller.engine_record import EngineRecord
 from lmcache_core.controller.failures import EngineAwayError, TooManyError
+from lmcache_core.controller.request_id import FIELD
 from lmcache_core.errors import DeadlineExceededError
+from lmcache_core.log import bound_field
 
 MAX_OPEN = 4096
 """Commands under way to one engine."""
@@ -90,7 +92,12 @@ class Commands:
         what = f"instance {engine.instance_id!r}: {kind.__name__}"
         deadline.check(what)
         request_id = f"{engine.incarnation}.{next(self._numbers)}"
-        command = kind(request_id=request_id, deadline_seconds=deadline.remaining_seconds, **fields)
+        command = kind(
+            request_id=request_id,
+            deadline_seconds=deadline.remaining_seconds,
+            http_request_id=bound_field(FIELD),
+            **fields,
+        )
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._open[request_id] = Open(engine, answer)
         self._open_by_engine[engine.instance_id] += 1

@@ -33,7 +33,7 @@ from lmcache_core.engine.commands import CommandRunner
 from lmcache_core.engine.events import Event
 from lmcache_core.engine.pin_table import PINS_AT_ONCE
 from lmcache_core.keys import Key
-from lmcache_core.log import get_logger
+from lmcache_core.log import bound, get_logger
 
 log = get_logger(__name__)
 
@@ -219,7 +219,8 @@ class ControlAgent:
         self._waiting = still
 
     def _answer(self, command: Command) -> None:
-        reply = self._runner.run(command)
+        with bound(request_id=command.http_request_id):
+            reply = self._runner.run(command)
         if isinstance(command, SettleCommand):
             # Who asks for this will look into the controller's index next.
             while self._snapshot is not None:

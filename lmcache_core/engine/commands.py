@@ -56,6 +56,16 @@ class CommandRunner:
 
     def run(self, command: Command) -> Reply:
         """Carry a command out; every failure is a reply."""
+        reply = self._try(command)
+        log.info(
+            "command.answered",
+            command=type(command).__name__,
+            num_tokens=reply.num_tokens,
+            error=reply.error,
+        )
+        return reply
+
+    def _try(self, command: Command) -> Reply:
         try:
             return self._run(command)
         except UnknownNameError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -191,3 +192,26 @@ def test_an_engine_that_restarts_is_given_its_pins_back(controller: ControllerPr
             second.serve([1000 * (number + 1) + n for n in range(2 * CHUNK_TOKENS)])
         assert second.hit(PROMPT) == 42
         assert controller.post("/unpin", **body).json()["num_tokens"] == 42
+
+
+def test_the_name_of_a_request_follows_it_into_the_engines_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = tmp_path / "log"
+    with ControllerProcess(log, "--log-level", "debug") as own, rig(own, "real") as made:
+        eventually(lambda: own.state("real") == "live")
+        made.serve(PROMPT)
+        body = {"instance_id": "real", "location": MEMORY, "tokens": PROMPT}
+        with caplog.at_level("INFO", logger="lmcache.engine.commands"):
+            named = own.client.post("/pin", json=body, headers={"X-Request-ID": "ticket-7:a"})
+            odd = own.client.post("/pin", json=body, headers={"X-Request-ID": "two words"})
+        assert named.headers["X-Request-ID"] == "ticket-7:a"
+        given = odd.headers["X-Request-ID"]
+        assert given != "two words"
+        lines = [record.getMessage() for record in caplog.records]
+        for name in ("ticket-7:a", given):
+            (line,) = (line for line in lines if f"request_id='{name}'" in line)
+            assert line.startswith("event='command.answered'")
+            assert "num_tokens=42" in line
+    served = [line for line in log.read_text().splitlines() if "request.served" in line]
+    assert any("request_id='ticket-7:a'" in line and "path='/pin'" in line for line in served)
