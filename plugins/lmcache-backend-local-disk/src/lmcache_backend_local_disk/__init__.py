@@ -1,0 +1,1 @@
+"""``LocalDiskBackend``: frames in files of one folder, found again after a restart."""

@@ -1,0 +1,133 @@
+"""A backend over real files, and a look at them behind its back."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmcache_backend_local_disk.backend import LocalDiskBackend
+from lmcache_backend_local_disk.config import LocalDiskConfig
+from lmcache_core.api import BackendContext, Deadline, PutStatus
+from lmcache_core.keys import Key
+from lmcache_core.testing.material import aligned_buffer, sample_frame, sample_key
+
+PAGE = 4096
+
+
+class Disk:
+    """One engine's backend, and the folder it keeps.
+
+    Attributes:
+        path: The configured folder.
+        backend: The backend, open.
+    """
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        self.path = path
+        self._options = options
+        self.backend = self.make()
+        self.backend.open()
+
+    @property
+    def root(self) -> Path:
+        """The instance's own folder."""
+        return self.path / "one"
+
+    def make(self) -> LocalDiskBackend:
+        config = LocalDiskConfig(path=str(self.path), **self._options)
+        return LocalDiskBackend(config, BackendContext(instance_id="one", tier="LocalDiskBackend"))
+
+    def reopen(self) -> None:
+        self.backend.close()
+        self.backend = self.make()
+        self.backend.open()
+
+    def close(self) -> None:
+        self.backend.close()
+
+    def put(self, number: int, nbytes: int = 2 * PAGE) -> PutStatus:
+        frame = sample_frame(number, nbytes)
+        return self.backend.put([sample_key(number)], [frame], Deadline(30))[0]
+
+    def get(self, number: int, nbytes: int = 2 * PAGE) -> bytes | None:
+        buffer = aligned_buffer(nbytes)
+        length = self.backend.get([sample_key(number)], [buffer], Deadline(30))[0]
+        return None if length is None else bytes(buffer[:length])
+
+    def stat(self, number: int) -> int | None:
+        return self.backend.stat([sample_key(number)], Deadline(30))[0]
+
+    def remove(self, number: int) -> bool:
+        return self.backend.remove([sample_key(number)], Deadline(30))[0]
+
+    def quarantine(self, number: int, reason: str = "it smells") -> bool:
+        return self.backend.quarantine([sample_key(number)], [reason], Deadline(30))[0]
+
+    def file(self, number: int) -> Path:
+        return self.file_of(sample_key(number))
+
+    def file_of(self, key: Key) -> Path:
+        return self.root / "frames" / key.hex()[:2] / key.hex()
+
+    def files(self) -> dict[str, int]:
+        """Names and lengths of what is in the shards."""
+        return {file.name: file.lstat().st_size for file in self.root.glob("frames/*/*")}
+
+    def aside(self) -> list[str]:
+        return [file.name for file in (self.root / "aside").iterdir()]
+
+    def quarantined(self) -> dict[str, str]:
+        """Reasons by the name that the file had."""
+        return {
+            file.name.partition("-")[2]: file.with_name(f"{file.name}.reason").read_text().strip()
+            for file in (self.root / "quarantine").iterdir()
+            if not file.name.endswith(".reason")
+        }
+
+    def assert_exact(self) -> None:
+        """What the backend says it holds is what the files take."""
+        files = self.files()
+        assert self.backend.usage() == (sum(files.values()), len(files))
+        assert self.aside() == []
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path) -> Iterator[Callable[..., Disk]]:
+    """Make disks; the kit closes them."""
+    with ExitStack() as stack:
+
+        def make(path: Path = tmp_path, **options: Any) -> Disk:
+            disk = Disk(path, **options)
+            stack.callback(disk.close)
+            return disk
+
+        yield make
+
+
+@pytest.fixture
+def disk(make_disk: Callable[..., Disk]) -> Disk:
+    return make_disk()
+
+
+@pytest.fixture
+def small_file_system(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mount file systems of a few pages, where this user may."""
+    mounted: list[Path] = []
+
+    def mount(nbytes: int) -> Path:
+        place = tmp_path / f"small{len(mounted)}"
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={nbytes},mode=700", "tmpfs", str(place)]
+        if subprocess.run(command, check=False, capture_output=True, timeout=30).returncode:
+            pytest.skip("no file system may be mounted here")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=30)
