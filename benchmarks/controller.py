@@ -48,6 +48,7 @@ CONTROLLER = "from lmcache_core.cli.controller import main; main()"
 def run_engine(address: str) -> None:
     """Be an engine that has cached the prompt, until killed."""
     from lmcache_core.api import BackendContext, MemoryBackendSpec
+    from lmcache_core.api.connector import KVGroup
     from lmcache_core.config import EngineConfig, TierConfig
     from lmcache_core.engine import start
     from lmcache_core.keys import EMPTY_SCOPE, Namespace
@@ -72,12 +73,11 @@ def run_engine(address: str) -> None:
         config=config,
         namespace=Namespace(model="bench", weights="00"),
         region=region,
-        block_tokens=32,
-        block_bytes=512,
+        groups=[KVGroup(32, 512)],
         registry=registry,
     )
     engine.begin("r", TOKENS, EMPTY_SCOPE)
-    job = engine.plan_store("r", len(TOKENS), list(range(64)), final=True)
+    job = engine.plan_store("r", len(TOKENS), [list(range(64))], final=True)
     assert job is not None
     engine.acknowledge([job.job_id])
     engine.finish("r")

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lmcache_core.api import BackendContext, MemoryBackendSpec
+from lmcache_core.api.connector import KVGroup
 from lmcache_core.api.pins import PinRequest
 from lmcache_core.config import EngineConfig, TierConfig
 from lmcache_core.engine import CacheEngine, start
@@ -56,12 +57,11 @@ class Bench:
             config=config,
             namespace=Namespace(model="bench", weights="00"),
             region=self.region,
-            block_tokens=BLOCK_TOKENS,
-            block_bytes=BLOCK_BYTES,
+            groups=[KVGroup(BLOCK_TOKENS, BLOCK_BYTES)],
             registry=registry,
         )
         self._next_token = 0
-        self._blocks = list(range(PROMPT_CHUNKS * CHUNK_TOKENS // BLOCK_TOKENS))
+        self._tables = [list(range(PROMPT_CHUNKS * CHUNK_TOKENS // BLOCK_TOKENS))]
 
     def prompt(self) -> list[int]:
         """A prompt of whole chunks that nobody has asked before."""
@@ -71,7 +71,7 @@ class Bench:
 
     def store(self, name: str, tokens: Sequence[int]) -> None:
         """Everything a store costs, its copy left out."""
-        job = self.engine.plan_store(name, len(tokens), self._blocks, final=True)
+        job = self.engine.plan_store(name, len(tokens), self._tables, final=True)
         if job is not None:
             self.engine.acknowledge([job.job_id])
 
@@ -141,7 +141,7 @@ def measure(chunks: int, repeats: int) -> dict[str, float]:
         engine.match(current, PROMPT_CHUNKS * CHUNK_TOKENS - 1)
 
     def load() -> None:
-        job = engine.plan_load(current, 0, PROMPT_CHUNKS * CHUNK_TOKENS - 1, bench._blocks)
+        job = engine.plan_load(current, 0, PROMPT_CHUNKS * CHUNK_TOKENS - 1, bench._tables)
         assert job is not None
         engine.acknowledge([job.job_id])
 

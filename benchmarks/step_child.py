@@ -35,7 +35,7 @@ def fill(llm: Any, chunks: int) -> None:
     engine = llm.llm_engine.engine_core.engine_core.scheduler.connector._launched.facade
     for number in range(chunks):
         engine.begin("fill", [number], EMPTY_SCOPE)
-        job = engine.plan_store("fill", 1, [0], final=True)
+        job = engine.plan_store("fill", 1, [[0]], final=True)
         if job is not None:
             engine.acknowledge([job.job_id])
         engine.finish("fill")

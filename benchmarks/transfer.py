@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Self
 
 from lmcache_core.api import BackendContext, MemoryBackendSpec
+from lmcache_core.api.connector import KVGroup
 from lmcache_core.config import EngineConfig, TierConfig
 from lmcache_core.engine import start
 from lmcache_core.keys import EMPTY_SCOPE, Namespace
@@ -74,8 +75,7 @@ class Ours:
             config=config,
             namespace=Namespace(model="bench", weights="00"),
             region=self.region,
-            block_tokens=BLOCK_TOKENS,
-            block_bytes=BLOCK_BYTES,
+            groups=[KVGroup(BLOCK_TOKENS, BLOCK_BYTES)],
             registry=registry,
         )
         self.tokens = tokens
@@ -84,7 +84,7 @@ class Ours:
         address, size = self.region.address, self.region.nbytes
         self._out = PageMover(self.source.table, address, size)
         self._in = PageMover(self.target.table, address, size)
-        self._blocks = random.Random(0).sample(range(blocks), blocks)
+        self._tables = [random.Random(0).sample(range(blocks), blocks)]
         self._prompts: dict[str, list[int]] = {}
         self._requests = 0
 
@@ -102,7 +102,7 @@ class Ours:
         tokens = self._prompt(name)
         begin = time.perf_counter()
         self.engine.begin("r", tokens, EMPTY_SCOPE)
-        job = self.engine.plan_store("r", len(tokens), self._blocks, final=True)
+        job = self.engine.plan_store("r", len(tokens), self._tables, final=True)
         if job is not None:
             self._out.gather(job.copies)
             self.engine.acknowledge([job.job_id])
@@ -115,7 +115,7 @@ class Ours:
         begin = time.perf_counter()
         self.engine.begin("r", tokens, EMPTY_SCOPE)
         found = self.engine.match("r", len(tokens)).tokens
-        job = self.engine.plan_load("r", 0, found, self._blocks)
+        job = self.engine.plan_load("r", 0, found, self._tables)
         if job is not None:
             self._in.scatter(job.copies)
             self.engine.acknowledge([job.job_id])

@@ -3,6 +3,7 @@
 
     python examples/tiny_model/make_tiny_llama.py FOLDER
     python examples/tiny_model/make_tiny_llama.py FOLDER --size demo --dtype bfloat16
+    python examples/tiny_model/make_tiny_llama.py FOLDER --layers 4 --sliding-window 96
 
 The folder holds what a checkpoint holds, and vLLM loads it like one. The same
 arguments give the same bytes. Needs torch, safetensors and tokenizers, which
@@ -65,6 +66,10 @@ class Shape:
         head_dim: Width of a head. 32 is the smallest that vLLM's attention for
             the CPU takes.
         max_length: Longest sequence, in tokens.
+        sliding_window: Tokens that a token attends to in most layers, itself
+            among them; 0 where every layer attends to all before it.
+        full_every: Which layers attend to everything all the same: each
+            ``full_every``-th, or none where it is 0.
         dtype: Name of the torch dtype of the weights.
         seed: Where the weights come from.
     """
@@ -76,6 +81,8 @@ class Shape:
     kv_heads: int = 2
     head_dim: int = 32
     max_length: int = 4096
+    sliding_window: int = 0
+    full_every: int = 4
     dtype: str = "float32"
     seed: int = 0
 
@@ -210,7 +217,16 @@ def _write_tokenizer(folder: Path, tokenizer: dict[str, Any], shape: Shape) -> N
 
 
 def _config(shape: Shape, vocabulary: int) -> dict[str, Any]:
+    windows: dict[str, Any] = {}
+    if shape.sliding_window:
+        every = shape.full_every or shape.layers + 1
+        windows["sliding_window"] = shape.sliding_window
+        windows["layer_types"] = [
+            "full_attention" if layer % every == 0 else "sliding_attention"
+            for layer in range(1, shape.layers + 1)
+        ]
     return {
+        **windows,
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_size": shape.hidden,
@@ -286,6 +302,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--layers", type=int)
     parser.add_argument("--kv-heads", type=int)
     parser.add_argument("--max-length", "--max-len", type=int, help="longest sequence, in tokens")
+    parser.add_argument("--sliding-window", type=int, help="tokens a token attends to")
+    parser.add_argument(
+        "--full-every", type=int, help="layers without the window: each so many, 0 for none"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--seed", type=int)
     options = vars(parser.parse_args(arguments))

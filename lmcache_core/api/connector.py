@@ -15,24 +15,48 @@ import msgspec
 from lmcache_core.keys import Scope
 
 
-class SlotCopy(msgspec.Struct, frozen=True, array_like=True):
-    """Pages to move between a slot and the engine's page table.
+NULL_BLOCK = 0
+"""In the block table of a windowed group, the id that stands for no block."""
 
-    The payload holds ``slot_blocks`` blocks layer by layer: page ``b`` of layer
-    ``l`` lies at ``offset + slot_blocks * (bytes of layers before l) + b *
-    page_bytes[l]``.
+
+class KVGroup(msgspec.Struct, frozen=True):
+    """Layers that share one block table, as far as the cache needs to know them.
 
     Attributes:
-        offset: Where the payload starts in the pool's region, in bytes.
-        slot_blocks: Blocks the slot holds.
-        first_block: Index in the slot of the first block to move.
+        block_tokens: Tokens in one block.
+        block_bytes: Bytes of one block over all its layers of all ranks.
+        window: Tokens that a token attends to, itself among them; None where
+            it attends to all before it. To compute the token after the first
+            ``n``, a windowed group needs the blocks of tokens ``n - window +
+            1`` to ``n``, and the engine has taken away those before.
+    """
+
+    block_tokens: int
+    block_bytes: int
+    window: int | None = None
+
+
+class SlotCopy(msgspec.Struct, frozen=True, array_like=True):
+    """Pages to move between a slot and the page table of one KV group.
+
+    A slot's payload holds the groups one after the other. A group's part holds
+    ``slot_blocks`` blocks layer by layer: page ``b`` of layer ``l`` lies at
+    ``offset + slot_blocks * (bytes of layers before l) + b * page_bytes[l]``.
+    Blocks that were not there when the chunk was stored take no room.
+
+    Attributes:
+        offset: Where the group's part starts in the pool's region, in bytes.
+        slot_blocks: Blocks of the group that the slot holds.
+        first_block: Index among them of the first block to move.
         block_ids: The engine's blocks, in order from ``first_block`` on.
+        group: Number of the group.
     """
 
     offset: int
     slot_blocks: int
     first_block: int
     block_ids: tuple[int, ...]
+    group: int = 0
 
 
 class CopyJob(msgspec.Struct, frozen=True, array_like=True):
@@ -85,36 +109,39 @@ class CacheFacade(ABC):
     def match(self, request_id: str, limit: int) -> Match:
         """Find the longest cached prefix of at most ``limit`` tokens.
 
-        What it names is leased to the request until :meth:`plan_load`,
+        A prefix ends only where every windowed group has all pages of its
+        window. What it names is leased to the request until :meth:`plan_load`,
         another :meth:`match` or :meth:`finish`; cheap to call again.
         """
 
     @abstractmethod
     def plan_load(
-        self, request_id: str, start: int, stop: int, block_ids: Sequence[int]
+        self, request_id: str, start: int, stop: int, tables: Sequence[Sequence[int]]
     ) -> CopyJob | None:
         """Plan to load tokens ``start`` to ``stop`` of the last match.
 
         Args:
             request_id: The request.
-            start: First token to load; a multiple of the block size.
+            start: First token to load; a multiple of every block size.
             stop: End of the tokens to load.
-            block_ids: The request's block table from token 0 on.
+            tables: The request's block table from token 0 on, per group.
 
         Returns:
-            The job, or None when there is nothing to load.
+            The job, or None when the last match does not hold these tokens;
+            for ``stop`` where it ended it always does.
         """
 
     @abstractmethod
     def plan_store(
-        self, request_id: str, stop: int, block_ids: Sequence[int], *, final: bool
+        self, request_id: str, stop: int, tables: Sequence[Sequence[int]], *, final: bool
     ) -> CopyJob | None:
         """Plan to store what is computed up to token ``stop`` and not cached.
 
         Args:
             request_id: The request.
             stop: Tokens whose pages are computed when the job runs.
-            block_ids: The request's block table from token 0 on.
+            tables: The request's block table from token 0 on, per group. In
+                that of a windowed group :data:`NULL_BLOCK` is a hole.
             final: Whether to store a tail; otherwise only whole chunks.
 
         Returns:

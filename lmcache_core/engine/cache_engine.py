@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from lmcache_core.api.connector import CacheFacade, CopyJob, Match, SlotCopy
+from lmcache_core.api.connector import CacheFacade, CopyJob, Match
 from lmcache_core.engine.entry import Entry
-from lmcache_core.engine.frame import HEADER_BYTES
 from lmcache_core.engine.jobs import JobBook
 from lmcache_core.engine.promotion import Promoter
 from lmcache_core.engine.request import Request
+from lmcache_core.engine.slot_copies import load_copies
 from lmcache_core.engine.storing import Storer
 from lmcache_core.engine.tier_stack import TierStack
 from lmcache_core.keys import Scope, tokens_to_bytes
@@ -131,29 +131,18 @@ class CacheEngine(CacheFacade):
             return match
 
     def plan_load(
-        self, request_id: str, start: int, stop: int, block_ids: Sequence[int]
+        self, request_id: str, start: int, stop: int, tables: Sequence[Sequence[int]]
     ) -> CopyJob | None:
         """Plan to load tokens ``start`` to ``stop`` of the last match."""
-        geometry = self.tiers.geometry
         with self._lock:
             request = self._requests.get(request_id)
             if request is None or request.match is None or stop > request.match[1].tokens:
                 return None
-            copies, entries = [], []
-            position = 0
-            for entry in request.matched:
-                first = position // geometry.block_tokens
-                begin, end = max(start, position), min(stop, position + entry.tokens)
-                position += entry.tokens
-                if begin >= end:
-                    continue
-                low, high = begin // geometry.block_tokens, geometry.blocks(end)
-                offset = entry.slot.offset + HEADER_BYTES
-                ids = tuple(block_ids[low:high])
-                copies.append(SlotCopy(offset, entry.blocks, low - first, ids))
-                entries.append(entry)
+            copies = load_copies(self.tiers.geometry, request.matched, start, stop, tables)
             if not copies:
                 return None
+            size = request.chain.chunk_size
+            entries = request.matched[start // size : -(-stop // size)]
             job = self.jobs.open(entries, store=False)
             for entry in entries:
                 self.tiers.memory.lease(entry, job.owner)
@@ -162,14 +151,14 @@ class CacheEngine(CacheFacade):
             return CopyJob(job.job_id, tuple(copies))
 
     def plan_store(
-        self, request_id: str, stop: int, block_ids: Sequence[int], *, final: bool
+        self, request_id: str, stop: int, tables: Sequence[Sequence[int]], *, final: bool
     ) -> CopyJob | None:
         """Plan to store what is computed up to token ``stop`` and not cached."""
         with self._lock:
             request = self._requests.get(request_id)
             if request is None:
                 return None
-            return self._storer.plan(request, stop, block_ids, final=final)
+            return self._storer.plan(request, stop, tables, final=final)
 
     def acknowledge(self, job_ids: Sequence[int], *, failed: Sequence[int] = ()) -> None:
         """Note jobs that every worker has finished."""

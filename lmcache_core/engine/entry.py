@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lmcache_core.engine.pages import Pages
 from lmcache_core.engine.piece import Piece
 from lmcache_core.keys import TOKEN_BYTES
 from lmcache_core.memory import Slot
@@ -19,7 +20,7 @@ class Entry:
         parent: Key of the chunk before it, or the chain's root.
         token_bytes: Its token ids as little-endian uint32.
         slot: Where its header page and payload lie in the pool.
-        blocks: Number of engine blocks in the payload.
+        pages: Which of its pages are in the payload.
         origin: Name of the tier its bytes came from.
         staged: Whether it lives in the staging part of the pool, where it
             stays no longer than its leases.
@@ -29,11 +30,11 @@ class Entry:
     """
 
     __slots__ = (
-        "blocks",
         "dropped",
         "key",
         "leases",
         "origin",
+        "pages",
         "parent",
         "sealed",
         "slot",
@@ -41,10 +42,10 @@ class Entry:
         "token_bytes",
     )
 
-    def __init__(self, piece: Piece, slot: Slot, blocks: int, origin: str) -> None:
+    def __init__(self, piece: Piece, slot: Slot, origin: str, pages: Pages = None) -> None:
         self.key, self.parent, self.token_bytes, _ = piece
         self.slot = slot
-        self.blocks = blocks
+        self.pages = pages
         self.origin = origin
         self.staged = False
         self.dropped = False

@@ -1,44 +1,20 @@
-"""The header page of a chunk, and how a frame proves that it is whole.
+"""How a frame proves which chunk it is, and that it is whole.
 
-A frame is a 4096-byte header and the payload behind it, in one run, exactly
-as it lies in a slot of the pool, so that a store reads and writes it in
-place. Numbers are little-endian. The layout of version 1, by offset:
-
-==== ===== =====================================================
-  0    8   magic ``LMCFRAM1``
-  8    4   format version, 1
- 12    4   header bytes, 4096
- 16    8   payload bytes
- 24    4   valid tokens
- 28    4   blocks in the payload
- 32   32   key
- 64   32   key of the parent
- 96   32   digest of the namespace
-128   16   frame id, random
-144    8   xxh3-64 of the payload
-152    8   xxh3-64 of bytes 0 to 152 and of the rest from 160 on
-160    -   zeros
-==== ===== =====================================================
+A frame is a header page and the payload behind it, in one run, exactly as it
+lies in a slot of the pool, so that a store reads and writes it in place.
 """
 
 from __future__ import annotations
 
 import secrets
-import struct
 import threading
 
 import xxhash
 
 from lmcache_core.engine.entry import Entry
+from lmcache_core.engine.frame_header import FrameHeader
+from lmcache_core.engine.geometry import HEADER_BYTES, Geometry
 from lmcache_core.errors import FrameError
-
-HEADER_BYTES = 4096
-_MAGIC = b"LMCFRAM1"
-_VERSION = 1
-_FIELDS = struct.Struct("<8sIIQII32s32s32s16sQ")
-_CHECK = struct.Struct("<Q")
-_CHECK_AT = _FIELDS.size
-_REST_AT = _CHECK_AT + _CHECK.size
 
 
 class FrameSeal:
@@ -46,14 +22,16 @@ class FrameSeal:
 
     Args:
         namespace: Digest of the engine's namespace.
+        geometry: What pages a chunk has.
 
     Attributes:
         namespace: The digest of the present epoch; what is asked of a store
             is bound to the one it was asked under.
     """
 
-    def __init__(self, namespace: bytes) -> None:
+    def __init__(self, namespace: bytes, geometry: Geometry) -> None:
         self.namespace = namespace
+        self._geometry = geometry
         # Two tiers may write the same slot through at once; the header page
         # must be written by one of them, before either reads it.
         self._lock = threading.Lock()
@@ -67,59 +45,56 @@ class FrameSeal:
 
     def _write(self, entry: Entry, frame: memoryview, namespace: bytes) -> None:
         payload = frame[HEADER_BYTES:]
-        frame[_CHECK_AT:HEADER_BYTES] = bytes(HEADER_BYTES - _CHECK_AT)
-        _FIELDS.pack_into(
-            frame,
-            0,
-            _MAGIC,
-            _VERSION,
-            HEADER_BYTES,
-            len(payload),
-            entry.tokens,
-            entry.blocks,
-            entry.key,
-            entry.parent,
-            namespace,
-            secrets.token_bytes(16),
-            xxhash.xxh3_64_intdigest(payload),
+        counts = self._geometry.blocks(entry.tokens)
+        header = FrameHeader(
+            raw_bytes=len(payload),
+            stored_bytes=len(payload),
+            tokens=entry.tokens,
+            key=entry.key,
+            parent=entry.parent,
+            namespace=namespace,
+            frame_id=secrets.token_bytes(16),
+            payload_check=xxhash.xxh3_64_intdigest(payload),
+            counts=counts,
+            pages=entry.pages or _all(counts),
         )
-        _CHECK.pack_into(frame, _CHECK_AT, _header_check(frame))
+        frame[:HEADER_BYTES] = header.pack()
 
     def verify(self, entry: Entry, frame: memoryview, namespace: bytes) -> None:
         """Check every byte of a frame against the entry it is to become.
 
+        Which of its pages are there, the entry learns from the frame.
+
         Raises:
             FrameError: It is damaged, another chunk's, or another namespace's.
         """
-        magic, version, header_bytes, length, *rest = _FIELDS.unpack_from(frame, 0)
-        if magic != _MAGIC or version != _VERSION or header_bytes != HEADER_BYTES:
-            message = f"not a frame of version {_VERSION}: magic {magic!r}, version {version}"
-            raise FrameError(message)
-        (stored,) = _CHECK.unpack_from(frame, _CHECK_AT)
-        if stored != _header_check(frame):
-            raise FrameError("the checksum of the header does not match")
+        header = FrameHeader.parse(frame)
         payload = frame[HEADER_BYTES:]
-        expected = {
-            "payload bytes": len(payload),
-            "tokens": entry.tokens,
-            "blocks": entry.blocks,
-            "key": entry.key,
-            "parent": entry.parent,
-            "namespace": namespace,
-        }
-        for (name, want), have in zip(expected.items(), (length, *rest[:5]), strict=True):
-            if want != have:
-                message = f"the frame's {name} is {_show(have)}, expected {_show(want)}"
-                raise FrameError(message)
-        if rest[6] != xxhash.xxh3_64_intdigest(payload):
+        counts = self._geometry.blocks(entry.tokens)
+        _expect("key", header.key, entry.key)
+        _expect("parent", header.parent, entry.parent)
+        _expect("namespace", header.namespace, namespace)
+        _expect("tokens", header.tokens, entry.tokens)
+        _expect("pages", header.counts, counts)
+        _expect("serde chain", header.serdes, b"")
+        pages = None if header.pages == _all(counts) else header.pages
+        raw_bytes = self._geometry.payload_bytes(entry.tokens, pages)
+        _expect("raw bytes", header.raw_bytes, raw_bytes)
+        _expect("payload bytes", header.stored_bytes, len(payload))
+        _expect("payload bytes", len(payload), raw_bytes)
+        if header.payload_check != xxhash.xxh3_64_intdigest(payload):
             raise FrameError("the checksum of the payload does not match")
+        entry.pages = pages
         entry.sealed = True
 
 
-def _header_check(frame: memoryview) -> int:
-    digest = xxhash.xxh3_64(frame[:_CHECK_AT])
-    digest.update(frame[_REST_AT:HEADER_BYTES])
-    return digest.intdigest()
+def _all(counts: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple((1 << count) - 1 for count in counts)
+
+
+def _expect(name: str, have: object, want: object) -> None:
+    if have != want:
+        raise FrameError(f"the frame's {name} is {_show(have)}, expected {_show(want)}")
 
 
 def _show(value: object) -> str:

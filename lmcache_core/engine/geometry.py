@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Sequence
 
-from lmcache_core.engine.frame import HEADER_BYTES
+from lmcache_core.api.connector import NULL_BLOCK, KVGroup
+from lmcache_core.engine.pages import Pages
+from lmcache_core.errors import ConfigError
+
+HEADER_BYTES = 4096
+"""The header page that a slot begins with."""
 
 SLOT_ALIGNMENT = 4096
 
+MAX_PAGES = 16384
+"""Pages of a chunk over all groups; the header page has a bit for each, and some room."""
 
-class Geometry(NamedTuple):
-    """The serving engine's block, as far as the cache needs to know it.
+
+class Geometry:
+    """The serving engine's blocks, as far as the cache needs to know them.
+
+    Args:
+        groups: The KV groups, at least one.
 
     Attributes:
-        block_tokens: Tokens in one block.
-        block_bytes: Bytes of one block over all layers of all ranks.
+        groups: See above.
+        windowed: Whether any of them has a window, so that pages can be missing.
+        block_tokens: Tokens after which the blocks of all groups end together.
     """
 
-    block_tokens: int
-    block_bytes: int
+    __slots__ = ("_payload_bytes", "block_tokens", "groups", "windowed")
 
-    def blocks(self, tokens: int) -> int:
-        """Blocks that hold some tokens, the last maybe partly."""
-        return -(-tokens // self.block_tokens)
+    def __init__(self, groups: Sequence[KVGroup]) -> None:
+        self.groups = tuple(groups)
+        self.windowed = any(group.window is not None for group in groups)
+        self.block_tokens = math.lcm(*(group.block_tokens for group in groups))
+        # One for each length of a chunk; asked for with every slot.
+        self._payload_bytes: dict[int, int] = {}
+
+    def blocks(self, tokens: int) -> tuple[int, ...]:
+        """Blocks of each group that hold some tokens, the last maybe partly."""
+        return tuple(-(-tokens // group.block_tokens) for group in self.groups)
 
     def whole(self, tokens: int) -> bool:
-        """Whether some tokens fill their last block.
+        """Whether some tokens fill the last block of every group.
 
         Only then may a chunk leave host memory: the rest of a block that is
         not full can hold bytes of another tenant, and nothing here knows
@@ -33,15 +52,77 @@ class Geometry(NamedTuple):
         """
         return tokens % self.block_tokens == 0
 
-    def payload_bytes(self, tokens: int) -> int:
-        """Bytes of the pages of a chunk."""
-        return self.blocks(tokens) * self.block_bytes
+    def pages(self, start: int, tokens: int, tables: Sequence[Sequence[int]]) -> Pages:
+        """Which pages of a chunk the engine has.
+
+        Args:
+            start: The chunk's first token; a multiple of every block size.
+            tokens: Its length.
+            tables: The block tables, per group, from token 0 on.
+        """
+        pages = []
+        complete = True
+        for group, table in zip(self.groups, tables, strict=True):
+            first = start // group.block_tokens
+            count = -(-tokens // group.block_tokens)
+            bits = (1 << count) - 1
+            if group.window is not None:
+                for place, block in enumerate(table[first : first + count]):
+                    if block == NULL_BLOCK:
+                        bits &= ~(1 << place)
+                        complete = False
+            pages.append(bits)
+        return None if complete else tuple(pages)
+
+    def payload_bytes(self, tokens: int, pages: Pages = None) -> int:
+        """Bytes of the pages of a chunk, by default of all of them."""
+        if pages is not None:
+            return sum(
+                bits.bit_count() * group.block_bytes
+                for bits, group in zip(pages, self.groups, strict=True)
+            )
+        nbytes = self._payload_bytes.get(tokens)
+        if nbytes is None:
+            nbytes = self._payload_bytes[tokens] = sum(
+                -(-tokens // group.block_tokens) * group.block_bytes for group in self.groups
+            )
+        return nbytes
 
     def frame_tokens(self, nbytes: int) -> int:
-        """Tokens that fill the payload of a frame of some bytes, header page and all."""
-        return max(0, nbytes - HEADER_BYTES) // self.block_bytes * self.block_tokens
+        """Tokens of the complete chunk whose frame has some bytes, header page and all."""
+        unit_bytes = self.payload_bytes(self.block_tokens)
+        return max(0, nbytes - HEADER_BYTES) // unit_bytes * self.block_tokens
 
-    def slot_bytes(self, tokens: int) -> int:
-        """Bytes of a chunk's slot: header page and payload, in whole pages."""
-        nbytes = HEADER_BYTES + self.payload_bytes(tokens)
-        return -(-nbytes // SLOT_ALIGNMENT) * SLOT_ALIGNMENT
+    def frame_bytes(self, tokens: int, pages: Pages = None) -> int:
+        """Bytes of a chunk's frame: header page and payload."""
+        return HEADER_BYTES + self.payload_bytes(tokens, pages)
+
+    def slot_bytes(self, tokens: int, pages: Pages = None) -> int:
+        """Bytes of a chunk's slot: its frame, in whole pages of memory."""
+        return slot_size(self.frame_bytes(tokens, pages))
+
+
+def check_chunk(geometry: Geometry, chunk_tokens: int) -> None:
+    """Check that a chunk can be made of whole blocks and described by a header.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if chunk_tokens % geometry.block_tokens:
+        message = (
+            f"a chunk of {chunk_tokens} tokens is not made of whole blocks, which end together "
+            f"after {geometry.block_tokens} tokens; set chunk_size to a multiple of that"
+        )
+        raise ConfigError(message, key="chunk_size")
+    pages = sum(geometry.blocks(chunk_tokens))
+    if pages > MAX_PAGES:
+        message = (
+            f"a chunk of {chunk_tokens} tokens has {pages} pages in {len(geometry.groups)} KV "
+            f"groups, and the most are {MAX_PAGES}; set chunk_size to less"
+        )
+        raise ConfigError(message, key="chunk_size")
+
+
+def slot_size(frame_bytes: int) -> int:
+    """Bytes of the slot of a frame: whole pages of memory."""
+    return -(-frame_bytes // SLOT_ALIGNMENT) * SLOT_ALIGNMENT

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import takewhile
 from typing import NamedTuple
 
 from lmcache_core.api.messages import TierStatus
 from lmcache_core.engine.entry import Entry
-from lmcache_core.engine.geometry import Geometry
+from lmcache_core.engine.hit_rule import HitRule
 from lmcache_core.engine.index import Found, PrefixIndex
+from lmcache_core.engine.pages import fuller
 from lmcache_core.engine.piece import Cover
 from lmcache_core.engine.residents import Residents
 from lmcache_core.keys import Key, KeyChain
@@ -19,9 +21,15 @@ MAX_VICTIMS_PER_SLOT = 256
 
 
 class Superseded(NamedTuple):
-    """A tail that a longer entry of the same parent has taken the place of."""
+    """An entry that another one has taken the place of.
 
-    tail: Key
+    Attributes:
+        key: Its key: that of a tail, and the other one is longer, or the same
+            key, and the other one has more pages.
+        marks: Ids of the pins that it carried.
+    """
+
+    key: Key
     marks: frozenset[str]
 
 
@@ -34,7 +42,7 @@ class MemoryTier:
         name: The tier's name.
         pool: The slots, as large as the tier and the staging part together.
         residents: The tier's accounting.
-        geometry: How many bytes tokens take.
+        rule: Where a hit may end; None where it may end anywhere.
         staging_bytes: What promotions may take beside the tier.
         on_admitted: Called with each entry that can be found from now on.
         on_evicted: Called with each key and the marks it carried.
@@ -46,7 +54,7 @@ class MemoryTier:
         pool: HostPool,
         residents: Residents,
         *,
-        geometry: Geometry,
+        rule: HitRule | None,
         staging_bytes: int,
         on_admitted: Callable[[Entry], None],
         on_evicted: Callable[[Key, frozenset[str]], None],
@@ -56,7 +64,7 @@ class MemoryTier:
         self.residents = residents
         self.evictions = 0
         self._pool = pool
-        self._geometry = geometry
+        self._rule = rule
         self._staging_bytes = staging_bytes
         self._staged_bytes = 0
         self._writing_bytes = 0
@@ -64,28 +72,35 @@ class MemoryTier:
         self._on_evicted = on_evicted
 
     def find(self, chain: KeyChain, limit: int) -> Found:
-        """The longest prefix of at most ``limit`` tokens."""
-        return self.index.find(chain, limit)
+        """The longest prefix of at most ``limit`` tokens that may be a hit."""
+        found = self.index.find(chain, limit)
+        return found if self._rule is None else self._usable(self._rule, found, chain.chunk_size)
 
     def covers(self, chain: KeyChain) -> list[Cover]:
         """The entries that cover a sequence from token 0 on, piece by piece."""
         covers = []
-        entries, tokens = self.index.find(chain, len(chain))
-        for entry in entries:
-            if entry.staged:
-                break
+        found = self.index.find(chain, len(chain))
+        kept = list(takewhile(lambda entry: not entry.staged, found.entries))
+        if len(kept) < len(found.entries):
+            found = Found(kept, len(kept) * chain.chunk_size)
+        if self._rule is not None:
+            found = self._usable(self._rule, found, chain.chunk_size)
+        tokens = found.tokens
+        for entry in found.entries:
             covered = min(entry.tokens, tokens)
             tokens -= covered
             covers.append(Cover(entry.key, covered))
         return covers
 
-    def allocate(self, tokens: int) -> Slot | None:
+    def allocate(self, nbytes: int) -> Slot | None:
         """Take a slot for a chunk to be written, evicting what must go.
+
+        Args:
+            nbytes: What the slot is to have.
 
         Returns:
             The slot, or None where everything else is pinned or in use.
         """
-        nbytes = self._geometry.slot_bytes(tokens)
         residents = self.residents
         room = residents.capacity_bytes - self._writing_bytes - nbytes
         while residents.used_bytes > room:
@@ -100,9 +115,8 @@ class MemoryTier:
             self._writing_bytes += slot.nbytes
         return slot
 
-    def allocate_staging(self, tokens: int) -> Slot | None:
+    def allocate_staging(self, nbytes: int) -> Slot | None:
         """Take a slot of the staging part, which no tier and no pin may take."""
-        nbytes = self._geometry.slot_bytes(tokens)
         if self._staged_bytes + nbytes > self._staging_bytes:
             return None
         slot = self._pool.allocate(nbytes)
@@ -117,24 +131,29 @@ class MemoryTier:
     def admit(self, entry: Entry) -> Superseded | None:
         """Let an entry whose bytes are in place be found.
 
+        Of two copies of one chunk the fuller one stays. A longer chunk takes
+        the place of a tail also where it has fewer pages: without it the
+        chain would end there.
+
         Returns:
-            The tail it superseded, or None. Where an equal entry is there
+            What it superseded, or None. Where an equal entry is there
             already, or a longer one covers it, or a tail has to stay, the
             slot is given back and ``entry.dropped`` is set.
         """
         child, agreed = self.index.best_child(entry.parent, entry.token_bytes)
         cover = child if agreed == entry.tokens else None
         tail = self.index.covered_tail(entry.parent, entry.token_bytes)
-        if (cover is not None and (entry.staged or not cover.staged)) or (
+        if (cover is not None and not self._may_replace(cover, entry)) or (
             tail is not None and not self._may_supersede(tail, entry)
         ):
             entry.dropped = True
             self.abandon(entry)
             return None
-        if cover is not None:
-            # It is only staged and goes with its leases; this one stays.
-            self._remove(cover)
         superseded = None
+        if cover is not None:
+            staged, marks = cover.staged, self._remove(cover)
+            # One that is only staged goes with its leases, and nobody minds.
+            superseded = None if staged else Superseded(cover.key, marks)
         if tail is not None:
             superseded = Superseded(tail.key, self._remove(tail))
         self.index.add(entry)
@@ -193,8 +212,24 @@ class MemoryTier:
             entries=len(residents),
         )
 
+    @staticmethod
+    def _usable(rule: HitRule, found: Found, chunk_tokens: int) -> Found:
+        """The part of a prefix that may be a hit."""
+        tokens = rule.end([entry.pages for entry in found.entries], found.tokens)
+        return Found(found.entries[: -(-tokens // chunk_tokens)], tokens)
+
+    def _may_replace(self, cover: Entry, entry: Entry) -> bool:
+        """Whether an entry may take the place of one that covers it."""
+        if entry.staged:
+            return False
+        if cover.staged:
+            return True
+        if cover.key != entry.key or not fuller(entry.pages, cover.pages):
+            return False
+        return self._may_supersede(cover, entry)
+
     def _may_supersede(self, tail: Entry, entry: Entry) -> bool:
-        """Whether a longer entry may take a tail's place, and its pins."""
+        """Whether a larger entry may take the place of another, and its pins."""
         if tail.staged:
             return True
         if not self.residents.marked(tail.key):

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from lmcache_core.engine.entry import Entry
+from lmcache_core.engine.geometry import slot_size
 from lmcache_core.engine.piece import Piece, Pieces
 from lmcache_core.engine.request import Request
 from lmcache_core.engine.storage_tier import Read, StorageTier
 from lmcache_core.engine.tier_stack import TierStack
-from lmcache_core.keys import TOKEN_BYTES, Key
+from lmcache_core.keys import Key
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
@@ -74,7 +75,8 @@ class Promoter:
                 entry = None if tier is None else self._reserve(piece, tier)
                 if tier is None or entry is None:
                     break
-                reads.setdefault(tier.name, []).append(Read(entry, self._tiers.frame(entry)))
+                frame = self._tiers.slot_view(entry.slot, tier.residents.size(piece.key))
+                reads.setdefault(tier.name, []).append(Read(entry, frame))
                 fetch = self._fetching[piece.key] = Fetch(tier, [])
             elif not fetch.tier.breaker.healthy:
                 break  # It stalls: who comes later does not wait as well.
@@ -121,16 +123,16 @@ class Promoter:
         return None
 
     def _reserve(self, piece: Piece, tier: StorageTier) -> Entry | None:
-        tokens = len(piece.token_bytes) // TOKEN_BYTES
+        # As long as the frame is; which pages it has, it says when it is read.
+        nbytes = slot_size(tier.residents.size(piece.key))
         memory = self._tiers.memory
-        slot = memory.allocate(tokens)
+        slot = memory.allocate(nbytes)
         staged = slot is None
         if slot is None:
-            slot = memory.allocate_staging(tokens)
+            slot = memory.allocate_staging(nbytes)
         if slot is None:
             return None
-        blocks = self._tiers.geometry.blocks(tokens)
-        entry = Entry(piece, slot, blocks, tier.name)
+        entry = Entry(piece, slot, tier.name)
         entry.staged = staged
         return entry
 

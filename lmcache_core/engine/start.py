@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from lmcache_core.api import BackendContext, EvictionPolicy, StorageBackendSpec
+from lmcache_core.api.connector import KVGroup
 from lmcache_core.config import EngineConfig, TierConfig, plugin_section
 from lmcache_core.engine.agent import ControlAgent
 from lmcache_core.engine.cache_engine import CacheEngine
 from lmcache_core.engine.frame import FrameSeal
-from lmcache_core.engine.geometry import Geometry
+from lmcache_core.engine.geometry import Geometry, check_chunk
+from lmcache_core.engine.hit_rule import HitRule
 from lmcache_core.engine.residents import Residents
 from lmcache_core.engine.storage_tier import StorageTier
 from lmcache_core.engine.tier_stack import TierStack
@@ -28,8 +31,7 @@ def start(
     config: EngineConfig,
     namespace: Namespace,
     region: HostRegion,
-    block_tokens: int,
-    block_bytes: int,
+    groups: Sequence[KVGroup],
     registry: PluginRegistry,
 ) -> CacheEngine:
     """Make an engine with opened tiers and, where one is asked for, a control link.
@@ -39,32 +41,37 @@ def start(
         namespace: What its keys are seeded with.
         region: The shared region, attached in this process; the caller closes
             it after the engine.
-        block_tokens: Tokens in one of the serving engine's blocks.
-        block_bytes: Bytes of one block over all layers of all ranks.
+        groups: The serving engine's KV groups, in the order of the block
+            tables that it will hand over.
         registry: The installed plugins.
 
     Returns:
         The engine; the caller closes it.
 
     Raises:
-        ConfigError: A tier's section or the controller's address is wrong.
+        ConfigError: A tier's section or the controller's address is wrong, or
+            the chunk does not fit the groups' blocks.
         UnknownNameError: A backend, policy or transport is not installed.
         PluginError: A plugin that is named is broken.
         BackendError: A store cannot be used, and ``on_start_failure`` forbids
             to serve without it.
     """
     lock = threading.RLock()
-    seal = FrameSeal(namespace.digest())
+    geometry = Geometry(groups)
+    check_chunk(geometry, namespace.chunk_size)
+    rule = HitRule(groups, namespace.chunk_size) if geometry.windowed else None
+    seal = FrameSeal(namespace.digest(), geometry)
     policy = registry.eviction_policy(config.cache_policy)
     make_policy = policy.load()
     storage = [
-        _storage_tier(tier, config, registry, seal, lock, policy=make_policy(policy.config()))
+        _storage_tier(tier, config, registry, seal, rule, lock, policy=make_policy(policy.config()))
         for tier in config.storage_tiers
     ]
     memory = config.memory_tier
     tiers = TierStack(
         namespace=namespace,
-        geometry=Geometry(block_tokens, block_bytes),
+        geometry=geometry,
+        rule=rule,
         region=region,
         memory_name=memory.backend,
         capacity_bytes=memory.capacity_bytes or 0,
@@ -101,6 +108,7 @@ def _storage_tier(
     config: EngineConfig,
     registry: PluginRegistry,
     seal: FrameSeal,
+    rule: HitRule | None,
     lock: threading.RLock,
     *,
     policy: EvictionPolicy,
@@ -116,6 +124,7 @@ def _storage_tier(
         spec.load()(section, context),
         Residents(tier.capacity_bytes or 0, policy),
         seal=seal,
+        rule=rule,
         lock=lock,
         call_seconds=config.storage_timeout_seconds,
         capabilities=spec.capabilities,

@@ -20,6 +20,8 @@ from lmcache_core.engine.backend_calls import BackendCalls
 from lmcache_core.engine.breaker import Breaker
 from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.frame import FrameSeal
+from lmcache_core.engine.hit_rule import HitRule
+from lmcache_core.engine.pages import Pages
 from lmcache_core.engine.piece import Cover, Pieces
 from lmcache_core.engine.recovery import paced
 from lmcache_core.engine.residents import Residents
@@ -62,6 +64,7 @@ class StorageTier:
         backend: The store, not opened yet.
         residents: The tier's accounting, read and written under ``lock``.
         seal: Writes and verifies frame headers.
+        rule: Where a hit may end; None where it may end anywhere.
         lock: The engine's lock.
         call_seconds: Deadline of one backend call.
         capabilities: What the backend declares.
@@ -81,6 +84,7 @@ class StorageTier:
         residents: Residents,
         *,
         seal: FrameSeal,
+        rule: HitRule | None,
         lock: AbstractContextManager[object],
         call_seconds: float,
         capabilities: Capability,
@@ -102,6 +106,7 @@ class StorageTier:
         }
         self._backend = backend
         self._seal = seal
+        self._rule = rule
         self._lock = lock
         self._calls = BackendCalls(name, backend, call_seconds)
         # What others share changes without us, and what we evict must be ours.
@@ -112,6 +117,8 @@ class StorageTier:
         self._on_evicted: Callable[[Key, frozenset[str]], None] = lambda _key, _marks: None
         self._tokens_in: Callable[[int], int] = lambda _nbytes: 0
         self._tokens: dict[Key, int] = {}
+        # Of the few frames that have not all their pages.
+        self._pages: dict[Key, Pages] = {}
         self._writes: queue.Queue[Callable[[], None] | None] = queue.Queue(QUEUE_LENGTH)
         self._reads: queue.Queue[Callable[[], None] | None] = queue.Queue(QUEUE_LENGTH)
         self._threads: list[threading.Thread] = []
@@ -159,7 +166,7 @@ class StorageTier:
             if piece.key not in self.residents:
                 break
             covers.append(Cover(piece.key, len(piece.token_bytes) // TOKEN_BYTES))
-        return covers
+        return covers if self._rule is None else self._usable(self._rule, covers)
 
     def write(self, entry: Entry, frame: memoryview, done: Callable[[], None]) -> bool:
         """Queue a frame to be written through.
@@ -172,7 +179,7 @@ class StorageTier:
         Returns:
             False where nothing was queued and ``done`` is never called.
         """
-        if entry.key in self.residents or not self._threads or not self.breaker.allows():
+        if not self._wants(entry, frame) or not self._threads or not self.breaker.allows():
             return False
         namespace = self._seal.namespace
         return self._submit(self._writes, lambda: self._write(entry, frame, namespace, done))
@@ -236,6 +243,27 @@ class StorageTier:
             except Exception:
                 log.exception("tier.close_failed", tier=self.name)
 
+    def _usable(self, rule: HitRule, covers: list[Cover]) -> list[Cover]:
+        """The part of a prefix that may be a hit."""
+        tokens = sum(cover.tokens for cover in covers)
+        tokens = rule.end([self._pages_of(cover, rule) for cover in covers], tokens)
+        usable = []
+        for cover in covers:
+            if tokens <= 0:
+                break
+            usable.append(Cover(cover.key, min(cover.tokens, tokens)))
+            tokens -= cover.tokens
+        return usable
+
+    def _pages_of(self, cover: Cover, rule: HitRule) -> Pages:
+        """What is known of a frame's pages."""
+        pages = self._pages.get(cover.key)
+        if pages is None and self._tokens_in(self.residents.size(cover.key)) < cover.tokens:
+            # It was there before us and is too short to have them all; which
+            # it has, it tells when it is read.
+            return rule.no_pages
+        return pages
+
     def _submit(
         self, jobs: queue.Queue[Callable[[], None] | None], job: Callable[[], None]
     ) -> bool:
@@ -248,23 +276,39 @@ class StorageTier:
     def _write(
         self, entry: Entry, frame: memoryview, namespace: bytes, done: Callable[[], None]
     ) -> None:
-        stored = False
+        nbytes = None
         try:
+            self._remove_poorer(entry, frame)
             if self._make_room(len(frame)):
                 self._seal.ensure(entry, frame, namespace)
-                stored = self._put(entry.key, frame)
+                nbytes = self._put(entry.key, frame)
         except LMCacheError as error:
             log.warning("tier.put_failed", tier=self.name, error=str(error))
             with self._lock:
                 self.breaker.failed()
         with self._lock:
-            self.counters["put_frames" if stored else "put_failures"] += 1
-            if stored and entry.key not in self.residents:
+            self.counters["put_failures" if nbytes is None else "put_frames"] += 1
+            if nbytes is not None and entry.key not in self.residents:
                 self.breaker.succeeded()
-                self.residents.add(entry.key, len(frame))
+                self.residents.add(entry.key, nbytes)
                 self._tokens[entry.key] = entry.tokens
+                if entry.pages is not None and nbytes == len(frame):
+                    self._pages[entry.key] = entry.pages
                 self._on_admitted(entry.key)
             done()
+
+    def _wants(self, entry: Entry, frame: memoryview) -> bool:
+        """Whether a chunk is not there, or with fewer pages, which takes fewer bytes."""
+        return self.residents.size(entry.key) < len(frame)
+
+    def _remove_poorer(self, entry: Entry, frame: memoryview) -> None:
+        """Remove a frame that has fewer pages of a chunk; a store replaces none."""
+        with self._lock:
+            poorer = entry.key in self.residents and self._wants(entry, frame)
+            if poorer:
+                self._forget(entry.key)
+        if poorer:
+            self._calls.remove([entry.key])
 
     def _recover(self) -> None:
         """Take in what the store has kept, in batches."""
@@ -296,11 +340,16 @@ class StorageTier:
                 seconds=round(time.monotonic() - started, 3),
             )
 
-    def _put(self, key: Key, frame: memoryview) -> bool:
+    def _put(self, key: Key, frame: memoryview) -> int | None:
+        """Store a frame; return the length of the one that is there now, None for none."""
         status = self._calls.put(key, frame)
         if status is PutStatus.FULL and self._evict_one():
             status = self._calls.put(key, frame)
-        return status in (PutStatus.STORED, PutStatus.PRESENT)
+        if status is PutStatus.PRESENT and self._rule is not None:
+            # Another engine's, which may have other pages.
+            (nbytes,) = self._calls.stat([key])
+            return nbytes
+        return len(frame) if status in (PutStatus.STORED, PutStatus.PRESENT) else None
 
     def _make_room(self, nbytes: int) -> bool:
         residents = self.residents
@@ -326,6 +375,7 @@ class StorageTier:
     def _forget(self, key: Key) -> None:
         if key in self.residents:
             del self._tokens[key]
+            self._pages.pop(key, None)
             self._on_evicted(key, self.residents.discard(key))
 
     def _change_later(self, keys: Sequence[Key], change: Callable[[], object]) -> None:
@@ -392,6 +442,8 @@ class StorageTier:
                 elif key in self.residents:
                     self.residents.touch(key)
                     self._tokens[key] = read.entry.tokens
+                    if read.entry.pages is not None:
+                        self._pages[key] = read.entry.pages
             # Before the chunk can be computed and queued to be written again.
             if damaged:
                 self._change_later(damaged, lambda: self._calls.quarantine(damaged, reasons))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lmcache_core.api.connector import CopyJob, SlotCopy
+from lmcache_core.api.connector import CopyJob
 from lmcache_core.engine.entry import Entry
-from lmcache_core.engine.frame import HEADER_BYTES
 from lmcache_core.engine.jobs import Job, JobBook
+from lmcache_core.engine.pages import Pages, fuller
 from lmcache_core.engine.piece import piece_at
 from lmcache_core.engine.request import Request
+from lmcache_core.engine.slot_copies import store_copies
 from lmcache_core.engine.storage_tier import StorageTier
 from lmcache_core.engine.tier_stack import TierStack
 
@@ -46,7 +47,7 @@ class Storer:
         self._first_epoch = tiers.namespace.weights_epoch
 
     def plan(
-        self, request: Request, stop: int, block_ids: Sequence[int], *, final: bool
+        self, request: Request, stop: int, tables: Sequence[Sequence[int]], *, final: bool
     ) -> CopyJob | None:
         """Plan to store what is computed up to token ``stop`` and not cached."""
         if not request.storable or self._jobs.stranded_bytes() > self._stranded_limit_bytes:
@@ -55,28 +56,23 @@ class Storer:
         stop = min(stop, len(request.chain))
         last = stop // size
         planned: list[tuple[int, Entry]] = []
+        geometry = self._tiers.geometry
+        pages: Pages = None
         while request.stored_chunks < last:
-            if not self._plan_chunk(request, request.stored_chunks, size, planned):
+            index = request.stored_chunks
+            if geometry.windowed:
+                pages = geometry.pages(index * size, size, tables)
+            if not self._plan_chunk(request, index, size, pages, planned):
                 break
             request.stored_chunks += 1
         if final and stop % size and request.stored_chunks == last:
-            self._plan_chunk(request, last, stop % size, planned)
+            if geometry.windowed:
+                pages = geometry.pages(last * size, stop % size, tables)
+            self._plan_chunk(request, last, stop % size, pages, planned)
         if not planned:
             return None
-        per_chunk = size // self._tiers.geometry.block_tokens
         job = self._jobs.open([entry for _, entry in planned], store=True)
-        return CopyJob(
-            job.job_id,
-            tuple(
-                SlotCopy(
-                    entry.slot.offset + HEADER_BYTES,
-                    entry.blocks,
-                    0,
-                    tuple(block_ids[index * per_chunk : index * per_chunk + entry.blocks]),
-                )
-                for index, entry in planned
-            ),
-        )
+        return CopyJob(job.job_id, tuple(store_copies(geometry, planned, tables, size)))
 
     def done(self, job: Job, *, ok: bool) -> None:
         """Take in the chunks of a store that every worker has finished."""
@@ -97,7 +93,12 @@ class Storer:
                 self._write_through(entry)
 
     def _plan_chunk(
-        self, request: Request, index: int, tokens: int, planned: list[tuple[int, Entry]]
+        self,
+        request: Request,
+        index: int,
+        tokens: int,
+        pages: Pages,
+        planned: list[tuple[int, Entry]],
     ) -> bool:
         """Plan one chunk; False where there is no room for it."""
         memory = self._tiers.memory
@@ -105,15 +106,19 @@ class Storer:
         if self._jobs.writing(piece.key):
             return True
         child, agreed = memory.index.best_child(piece.parent, piece.token_bytes)
-        if child is not None and agreed == tokens and not child.staged:
+        if (
+            child is not None
+            and agreed == tokens
+            and not child.staged
+            and not (child.key == piece.key and fuller(pages, child.pages))
+        ):
             memory.residents.touch(child.key)
             return True
-        slot = memory.allocate(tokens)
+        slot = memory.allocate(self._tiers.geometry.slot_bytes(tokens, pages))
         if slot is None:
             self._counters["no_room"] += 1
             return False
-        blocks = self._tiers.geometry.blocks(tokens)
-        planned.append((index, Entry(piece, slot, blocks, memory.name)))
+        planned.append((index, Entry(piece, slot, memory.name, pages)))
         return True
 
     def _write_through(self, entry: Entry) -> None:

@@ -12,8 +12,9 @@ from lmcache_core.api import EvictionPolicy
 from lmcache_core.api.messages import TierStatus
 from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.events import EventLog
-from lmcache_core.engine.frame import HEADER_BYTES, FrameSeal
+from lmcache_core.engine.frame import FrameSeal
 from lmcache_core.engine.geometry import Geometry
+from lmcache_core.engine.hit_rule import HitRule
 from lmcache_core.engine.memory_tier import MemoryTier
 from lmcache_core.engine.piece import Piece
 from lmcache_core.engine.pin_table import PinnableTier, PinTable
@@ -22,7 +23,7 @@ from lmcache_core.engine.storage_tier import StorageTier
 from lmcache_core.errors import BackendError, UnknownNameError
 from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, Namespace, Scope
 from lmcache_core.log import get_logger
-from lmcache_core.memory import HostPool, HostRegion
+from lmcache_core.memory import HostPool, HostRegion, Slot
 
 log = get_logger(__name__)
 
@@ -35,7 +36,8 @@ class TierStack:
 
     Args:
         namespace: What keys are seeded with.
-        geometry: The serving engine's block.
+        geometry: The serving engine's blocks.
+        rule: Where a hit may end; None where it may end anywhere.
         region: The shared region, attached in this process.
         memory_name: Name of the memory tier.
         capacity_bytes: What the memory tier may take.
@@ -63,6 +65,7 @@ class TierStack:
         *,
         namespace: Namespace,
         geometry: Geometry,
+        rule: HitRule | None,
         region: HostRegion,
         memory_name: str,
         capacity_bytes: int,
@@ -84,7 +87,7 @@ class TierStack:
             memory_name,
             HostPool(region.nbytes),
             Residents(capacity_bytes, policy),
-            geometry=geometry,
+            rule=rule,
             staging_bytes=staging_bytes,
             on_admitted=self._note_admitted,
             on_evicted=lambda key, marks: self._note_evicted(memory_name, key, marks),
@@ -160,8 +163,12 @@ class TierStack:
 
     def frame(self, entry: Entry) -> memoryview:
         """A chunk's frame where it lies: header page and payload, no padding."""
-        payload = entry.blocks * self.geometry.block_bytes
-        return self._region.view(entry.slot.offset, HEADER_BYTES + payload)
+        nbytes = self.geometry.frame_bytes(entry.tokens, entry.pages)
+        return self._region.view(entry.slot.offset, nbytes)
+
+    def slot_view(self, slot: Slot, nbytes: int) -> memoryview:
+        """The first bytes of a slot, for a frame that is to be read into it."""
+        return self._region.view(slot.offset, nbytes)
 
     def admit(self, entry: Entry) -> None:
         """Let a chunk whose bytes are in place be found in host memory.
@@ -172,8 +179,9 @@ class TierStack:
         superseded = self.memory.admit(entry)
         if superseded is not None:
             name = self.memory.name
-            self.events.note(name, superseded.tail, admitted=False)
-            self.pins.note_moved(name, superseded.tail, entry.key, superseded.marks)
+            if superseded.key != entry.key:
+                self.events.note(name, superseded.key, admitted=False)
+            self.pins.note_moved(name, superseded.key, entry.key, superseded.marks)
 
     def covered(self, token_bytes: bytes, scope: Scope) -> dict[str, int]:
         """Tokens cached from token 0 on, by location, without any side effect."""

@@ -68,7 +68,7 @@ def test_a_store_under_way_is_waited_for(controller: ControllerProcess, engine: 
     blocks = engine.blocks_for(len(PROMPT))
     engine.wait_match(name, len(PROMPT) - 1)
     engine._compute(blocks, bytes(4 * len(PROMPT)), len(PROMPT))
-    job = engine.engine.plan_store(name, len(PROMPT), blocks, final=True)
+    job = engine.engine.plan_store(name, len(PROMPT), [blocks], final=True)
     assert job is not None
     import threading
 

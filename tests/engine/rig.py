@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from lmcache_core.api import BackendContext, Capability, StorageBackendSpec
-from lmcache_core.api.connector import CopyJob
+from lmcache_core.api.connector import CopyJob, KVGroup
 from lmcache_core.config import EngineConfig, TierConfig
 from lmcache_core.engine import CacheEngine, start
-from lmcache_core.engine.frame import HEADER_BYTES
-from lmcache_core.engine.geometry import Geometry
+from lmcache_core.engine.geometry import HEADER_BYTES, Geometry
 from lmcache_core.keys import EMPTY_SCOPE, Namespace, Scope
 from lmcache_core.memory import HostRegion
 from lmcache_core.plugins import PluginRegistry
@@ -63,7 +62,8 @@ class Rig:
         self.registry = PluginRegistry.discover()
         for spec in self.storage:
             self.registry.offer(spec)
-        geometry = Geometry(BLOCK_TOKENS, self.block_bytes)
+        groups = [KVGroup(BLOCK_TOKENS, self.block_bytes)]
+        geometry = Geometry(groups)
         slot_bytes = geometry.slot_bytes(CHUNK_TOKENS)
         frame_bytes = HEADER_BYTES + geometry.payload_bytes(CHUNK_TOKENS)
         memory = TierConfig("LocalCPUBackend", self.chunks * slot_bytes)
@@ -91,8 +91,7 @@ class Rig:
             config=self.config,
             namespace=Namespace(model="rig", weights="00", chunk_size=CHUNK_TOKENS),
             region=self.region,
-            block_tokens=BLOCK_TOKENS,
-            block_bytes=self.block_bytes,
+            groups=groups,
             registry=self.registry,
         )
         self._stack.callback(self.engine.close)
@@ -172,7 +171,7 @@ class Rig:
         expected = kv(tokens, scope)
         self._compute(blocks, expected, local)
         if hit > local:
-            job = self.engine.plan_load(name, local, hit, blocks)
+            job = self.engine.plan_load(name, local, hit, [blocks])
             assert job is not None
             self.load(job)
             self.engine.acknowledge([job.job_id])
@@ -183,7 +182,7 @@ class Rig:
         while position < len(tokens):
             stop = min(len(tokens), position + steps)
             self._compute(blocks, expected, stop)
-            job = self.engine.plan_store(name, stop, blocks, final=stop == len(tokens))
+            job = self.engine.plan_store(name, stop, [blocks], final=stop == len(tokens))
             if job is not None:
                 self.store(job)
                 jobs.append(job.job_id)

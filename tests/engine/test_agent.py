@@ -194,7 +194,7 @@ def test_a_pin_waits_for_the_store_that_is_under_way():
             await controller.welcome()
             tokens = list(range(20))
             name = rig.begin(tokens)
-            job = rig.engine.plan_store(name, 20, rig.blocks_for(20), final=True)
+            job = rig.engine.plan_store(name, 20, [rig.blocks_for(20)], final=True)
             rig.store(job)
             pin = PinCommand(request_id="1", deadline_seconds=10, pin=ask(tokens))
             await controller.send(pin)
@@ -214,7 +214,7 @@ def test_a_pin_does_not_wait_past_its_deadline_nor_for_others_stores():
             rig.serve(list(range(300, 320)))
             tokens = list(range(20))
             name = rig.begin(tokens)
-            assert rig.engine.plan_store(name, 20, rig.blocks_for(20), final=True)
+            assert rig.engine.plan_store(name, 20, [rig.blocks_for(20)], final=True)
             other = PinCommand(request_id="1", deadline_seconds=0.5, pin=ask(tokens))
             assert (await controller.ask(other)).num_tokens == 0
 

@@ -143,7 +143,7 @@ def test_a_frame_written_for_the_old_epoch_is_bound_to_it():
         rig.engine.reset()
         backend.gate.set()
         settle(rig)
-        assert {bytes(frame[96:128]) for frame in backend._store.frames.values()} == {namespace}
+        assert {bytes(frame[104:136]) for frame in backend._store.frames.values()} == {namespace}
 
 
 def test_a_chunk_that_is_written_twice_is_counted_once():
@@ -242,8 +242,8 @@ def test_a_store_takes_the_place_of_an_equal_chunk_that_is_only_staged(backend):
         assert tiers.memory._staged_bytes == SLOT_BYTES
         tiers.pins.unpin("other", 1)
         blocks = rig.blocks_for(CHUNK_TOKENS)
-        load = rig.engine.plan_load(name, 0, CHUNK_TOKENS, blocks)
-        store = rig.engine.plan_store(name, CHUNK_TOKENS, blocks, final=True)
+        load = rig.engine.plan_load(name, 0, CHUNK_TOKENS, [blocks])
+        store = rig.engine.plan_store(name, CHUNK_TOKENS, [blocks], final=True)
         rig.load(load)
         rig.store(store)
         rig.engine.acknowledge([store.job_id])

@@ -81,15 +81,15 @@ def test_storing_what_is_there_copies_nothing(rig):
     tokens = list(range(33))
     rig.serve(tokens)
     name = rig.begin(tokens)
-    assert rig.engine.plan_store(name, 33, rig.blocks_for(33), final=True) is None
+    assert rig.engine.plan_store(name, 33, [rig.blocks_for(33)], final=True) is None
 
 
 def test_two_requests_for_one_prompt_write_it_once(rig):
     tokens = list(range(20))
     first, second = rig.begin(tokens), rig.begin(tokens)
-    job = rig.engine.plan_store(first, 20, rig.blocks_for(20), final=True)
+    job = rig.engine.plan_store(first, 20, [rig.blocks_for(20)], final=True)
     assert job is not None
-    assert rig.engine.plan_store(second, 20, rig.blocks_for(20), final=True) is None
+    assert rig.engine.plan_store(second, 20, [rig.blocks_for(20)], final=True) is None
 
 
 def test_a_chunk_cannot_be_found_before_its_copy_is_acknowledged(rig):
@@ -101,7 +101,7 @@ def test_a_chunk_cannot_be_found_before_its_copy_is_acknowledged(rig):
 def test_a_failed_copy_is_dropped_and_its_room_given_back(rig):
     tokens = list(range(20))
     name = rig.begin(tokens)
-    job = rig.engine.plan_store(name, 20, rig.blocks_for(20), final=True)
+    job = rig.engine.plan_store(name, 20, [rig.blocks_for(20)], final=True)
     rig.engine.acknowledge([], failed=[job.job_id])
     rig.engine.finish(name)
     assert rig.hit(tokens) == 0
@@ -129,7 +129,7 @@ def test_what_a_request_has_matched_is_not_evicted_under_it():
         assert rig.engine.match(name, 32).tokens == 32
         rig.serve(list(range(700, 732)))
         assert rig.engine.match(name, 32).tokens == 32
-        job = rig.engine.plan_load(name, 0, 32, rig.blocks_for(32))
+        job = rig.engine.plan_load(name, 0, 32, [rig.blocks_for(32)])
         rig.engine.finish(name)
         rig.serve(list(range(800, 832)))
         assert rig.hit(list(range(800, 832))) == 0, "the load still reads both slots"
@@ -145,7 +145,7 @@ def test_a_load_starts_where_the_local_hit_ends(rig, local):
     name = rig.begin(tokens)
     rig.engine.match(name, 44)
     blocks = rig.blocks_for(45)
-    job = rig.engine.plan_load(name, local, 44, blocks)
+    job = rig.engine.plan_load(name, local, 44, [blocks])
     moved = [block for copy in job.copies for block in copy.block_ids]
     assert moved == blocks[local // 4 : 11]
     rig.engine.acknowledge([job.job_id])
@@ -168,7 +168,7 @@ def test_a_request_that_lived_through_a_reset_is_not_stored(rig):
     tokens = list(range(20))
     name = rig.begin(tokens)
     rig.engine.reset()
-    assert rig.engine.plan_store(name, 20, rig.blocks_for(20), final=True) is None
+    assert rig.engine.plan_store(name, 20, [rig.blocks_for(20)], final=True) is None
 
 
 def test_a_worker_that_writes_after_every_deadline_changes_no_other_chunk():
@@ -176,7 +176,7 @@ def test_a_worker_that_writes_after_every_deadline_changes_no_other_chunk():
         tokens = list(range(32))
         name = rig.begin(tokens)
         blocks = rig.blocks_for(32)
-        frozen = rig.engine.plan_store(name, 32, blocks, final=True)
+        frozen = rig.engine.plan_store(name, 32, [blocks], final=True)
         rig.engine.finish(name)
         assert rig.engine.counters()["stranded_bytes"] == 2 * SLOT_BYTES
         prompts = [list(range(base, base + 16)) for base in range(1000, 2200, 100)]
@@ -194,10 +194,10 @@ def test_a_worker_that_writes_after_every_deadline_changes_no_other_chunk():
 def test_no_store_is_planned_while_too_much_is_stranded():
     with Rig(chunks=8, staging_chunks=1, overrides={"job_timeout_seconds": 0.0}) as rig:
         name = rig.begin(list(range(32)))
-        frozen = rig.engine.plan_store(name, 32, rig.blocks_for(32), final=True)
+        frozen = rig.engine.plan_store(name, 32, [rig.blocks_for(32)], final=True)
         other = rig.begin(list(range(500, 516)))
         blocks = rig.blocks_for(16)
-        assert rig.engine.plan_store(other, 16, blocks, final=True) is None
+        assert rig.engine.plan_store(other, 16, [blocks], final=True) is None
         rig.store(frozen)
         rig.engine.acknowledge([frozen.job_id])
-        assert rig.engine.plan_store(other, 16, blocks, final=True) is not None
+        assert rig.engine.plan_store(other, 16, [blocks], final=True) is not None

@@ -61,7 +61,7 @@ class CacheMachine(RuleBasedStateMachine):
         name = self.rig.begin(tokens, SCOPES[scope])
         blocks = self.rig.blocks_for(len(tokens))
         self.rig._compute(blocks, self.expected(tokens, scope), len(tokens))
-        job = self.rig.engine.plan_store(name, len(tokens), blocks, final=True)
+        job = self.rig.engine.plan_store(name, len(tokens), [blocks], final=True)
         if job is not None:
             self.rig.store(job)
             self.open.append(job.job_id)
@@ -126,7 +126,7 @@ class CacheMachine(RuleBasedStateMachine):
         match = engine.match(name, len(tokens))
         assert match.tokens <= self.longest_known(tokens, scope)
         if load and match.tokens:
-            job = engine.plan_load(name, 0, match.tokens, self.rig.blocks_for(len(tokens)))
+            job = engine.plan_load(name, 0, match.tokens, [self.rig.blocks_for(len(tokens))])
             self.open.append(job.job_id)
         engine.finish(name)
 

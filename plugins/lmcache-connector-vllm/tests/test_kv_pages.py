@@ -39,16 +39,18 @@ def config(placement: Any) -> Any:
     return SimpleNamespace(
         num_blocks=BLOCKS,
         kv_cache_tensors=[placement],
-        kv_cache_groups=[SimpleNamespace(kv_cache_spec=spec)],
+        kv_cache_groups=[
+            SimpleNamespace(kv_cache_spec=spec, layer_names=NAMES, enable_kv_transfer=True)
+        ],
     )
 
 
 @pytest.mark.parametrize("layout", [layers_outermost, blocks_outermost])
 def test_pages_are_where_the_views_are(layout: Any) -> None:
-    from lmcache_connector_vllm.kv_pages import page_table
+    from lmcache_connector_vllm.kv_pages import page_tables
 
     placement, views = layout()
-    table = page_table(config(placement), views)
+    (table,) = page_tables(config(placement), views)
     assert table.block_bytes == len(NAMES) * PAGE_BYTES
     for pages, name in zip(table.layers, NAMES, strict=True):
         for block in range(BLOCKS):
@@ -57,21 +59,22 @@ def test_pages_are_where_the_views_are(layout: Any) -> None:
 
 
 def test_blocks_split_for_the_kernel_are_counted_as_blocks() -> None:
-    from lmcache_connector_vllm.kv_pages import page_table
+    from lmcache_connector_vllm.kv_pages import page_tables
 
     placement, views = layers_outermost()
     halves = {
         name: view.view(BLOCKS * 2, HEADS, STATES // 2, CONTENT) for name, view in views.items()
     }
-    whole = page_table(config(placement), views)
-    assert page_table(config(placement), halves).layers == whole.layers
+    (whole,) = page_tables(config(placement), views)
+    (split,) = page_tables(config(placement), halves)
+    assert split.layers == whole.layers
 
 
 @pytest.mark.parametrize("attribute", ["layer_stride", "block_stride"])
 def test_a_placement_that_the_views_contradict_is_refused(attribute: str) -> None:
-    from lmcache_connector_vllm.kv_pages import page_table
+    from lmcache_connector_vllm.kv_pages import page_tables
 
     placement, views = layers_outermost()
     setattr(placement, attribute, getattr(placement, attribute) + PAGE_BYTES)
     with pytest.raises(LMCacheError, match=r"layer\.\d"):
-        page_table(config(placement), views)
+        page_tables(config(placement), views)

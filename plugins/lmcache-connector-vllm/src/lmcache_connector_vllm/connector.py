@@ -12,6 +12,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 
+from lmcache_connector_vllm.kv_groups import cached_group_ids, common_block_tokens
 from lmcache_connector_vllm.launch import Launched
 from lmcache_connector_vllm.logs import join_vllm_log
 from lmcache_connector_vllm.metadata import IDLE, StepPlan, StepReport, WorkerOffer
@@ -74,7 +75,7 @@ class LMCacheConnectorV1(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             return
         self._config = engine_config(
             vllm_config,
-            kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size,
+            common_block_tokens(kv_cache_config),
             announce=role == KVConnectorRole.SCHEDULER,
         )
 
@@ -155,7 +156,8 @@ class LMCacheConnectorV1(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._scheduler = SchedulerSide(
             launched.facade,
             self._config,
-            block_tokens=self._kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size,
+            block_tokens=common_block_tokens(self._kv_cache_config),
+            group_ids=cached_group_ids(self._kv_cache_config),
             pool=self._block_pool,
             reads=self._kv_transfer_config.is_kv_consumer,
             writes=self._kv_transfer_config.is_kv_producer,
@@ -179,8 +181,7 @@ class LMCacheConnectorV1(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     ) -> None:
         """Plan the load of the tokens that vLLM has made room for."""
         if self._scheduler is not None:
-            block_ids = blocks.get_block_ids()[0]
-            self._scheduler.allocated(request, block_ids, num_external_tokens)
+            self._scheduler.allocated(request, blocks.get_block_ids(), num_external_tokens)
 
     def get_external_cache_hit_sources(
         self, request: Request, num_external_tokens: int
@@ -213,7 +214,7 @@ class LMCacheConnectorV1(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     ) -> tuple[bool, dict[str, Any] | None]:
         """Forget a request; its blocks are held one by one where they are still read."""
         if self._scheduler is not None:
-            self._scheduler.finish(request, block_ids[0])
+            self._scheduler.finish(request, block_ids)
         return False, None
 
     def has_pending_block_frees(self) -> bool:

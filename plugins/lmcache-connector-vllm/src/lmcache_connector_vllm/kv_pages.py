@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
+from vllm.v1.kv_cache_interface import iter_layer_specs
 
+from lmcache_connector_vllm.kv_groups import cached_groups
 from lmcache_core.errors import LMCacheError
 from lmcache_core.memory import LayerPages, PageTable
 
@@ -16,8 +18,12 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheConfig
 
 
-def page_table(kv_cache_config: KVCacheConfig, kv_caches: Mapping[str, torch.Tensor]) -> PageTable:
+def page_tables(
+    kv_cache_config: KVCacheConfig, kv_caches: Mapping[str, torch.Tensor]
+) -> list[PageTable]:
     """Find the pages of every layer by vLLM's placement, checked against its views.
+
+    Groups lie over one another: a block belongs to one of them at a time.
 
     Page ``b`` of the ``l``-th layer of a ``KVCacheTensor`` is at the layer's
     base + ``l * layer_stride + b * block_stride``, whatever is in it. A view
@@ -27,16 +33,21 @@ def page_table(kv_cache_config: KVCacheConfig, kv_caches: Mapping[str, torch.Ten
         kv_cache_config: The KV cache as vLLM laid it out.
         kv_caches: The layers' views of it, by name.
 
+    Returns:
+        A table for each group that is cached, in vLLM's order.
+
     Raises:
         LMCacheError: Placement and views contradict each other.
     """
-    spec = kv_cache_config.kv_cache_groups[0].kv_cache_spec
-    specs = getattr(spec, "kv_cache_specs", {})
+    groups = cached_groups(kv_cache_config)
+    number_of = {name: n for n, group in enumerate(groups) for name in group.layer_names}
     blocks = kv_cache_config.num_blocks
-    layers = []
+    layers: list[list[LayerPages]] = [[] for _ in groups]
     for tensor in kv_cache_config.kv_cache_tensors:
-        first = kv_caches[tensor.layers[0]].data_ptr()
         for index, name in enumerate(tensor.layers):
+            if name not in number_of:
+                continue
+            first = kv_caches[tensor.layers[0]].data_ptr()
             view = kv_caches[name]
             address = first + index * tensor.layer_stride
             stride = view.stride(0) * view.element_size() * (view.shape[0] // blocks)
@@ -49,9 +60,11 @@ def page_table(kv_cache_config: KVCacheConfig, kv_caches: Mapping[str, torch.Ten
                     f"{tensor.block_stride} bytes, at {address:#x}"
                 )
                 raise LMCacheError(message)
-            page_bytes = specs.get(name, spec).page_size_bytes
-            layers.append(LayerPages(address, tensor.block_stride, page_bytes, blocks))
-    return PageTable(layers)
+            spec = groups[number_of[name]].kv_cache_spec
+            page_bytes = getattr(spec, "kv_cache_specs", {}).get(name, spec).page_size_bytes
+            pages = LayerPages(address, tensor.block_stride, page_bytes, blocks)
+            layers[number_of[name]].append(pages)
+    return [PageTable(of_group) for of_group in layers]
 
 
 def page_isa(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig, device: torch.device) -> str:
@@ -61,18 +74,21 @@ def page_isa(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig, device: to
     """
     if device.type != "cpu":
         return str(device.type)
-    spec = kv_cache_config.kv_cache_groups[0].kv_cache_spec
-    spec = getattr(spec, "first_spec", spec)
+    groups = cached_groups(kv_cache_config)
+    specs = [layer for group in groups for layer in iter_layer_specs(group.kv_cache_spec)]
     try:
         from vllm.v1.attention.backends.cpu_attn import _get_attn_isa  # noqa: PLC0415
 
-        isa: str = _get_attn_isa(
-            vllm_config.model_config.dtype,
-            spec.block_size,
-            spec.head_size,
-            vllm_config.cache_config.cache_dtype,
-        )
+        isas: set[str] = {
+            _get_attn_isa(
+                vllm_config.model_config.dtype,
+                spec.block_size,
+                spec.head_size,
+                vllm_config.cache_config.cache_dtype,
+            )
+            for spec in specs
+        }
     except (ImportError, TypeError):
         # A vLLM that names it otherwise: hosts of one capability are alike.
-        isa = str(torch.backends.cpu.get_cpu_capability().lower())
-    return f"cpu-{platform.machine()}-{isa}"
+        isas = {str(torch.backends.cpu.get_cpu_capability().lower())}
+    return f"cpu-{platform.machine()}-{'+'.join(sorted(isas))}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
+from lmcache_connector_vllm.kv_groups import engine_groups
 from lmcache_connector_vllm.metadata import WorkerOffer
 from lmcache_connector_vllm.namespace import namespace_of
 from lmcache_connector_vllm.region import attach_region
@@ -59,8 +60,7 @@ class Launched:
                 config=config,
                 namespace=namespace_of(vllm_config, kv_cache_config, config, offer),
                 region=region,
-                block_tokens=kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size,
-                block_bytes=sum(offer.page_bytes),
+                groups=engine_groups(kv_cache_config, offer),
                 registry=registry,
             )
             opened.callback(self.facade.close)

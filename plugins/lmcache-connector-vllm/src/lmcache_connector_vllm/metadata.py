@@ -62,11 +62,11 @@ class WorkerOffer(KVConnectorHandshakeMetadata):  # type: ignore[misc]
 
     Attributes:
         extent: The shared region the worker made.
-        page_bytes: Bytes of a page, per layer. The scheduler's own
-            configuration is simplified and may name one layer for all.
+        page_bytes: Bytes of a page, per KV group and layer. The scheduler's
+            own configuration is simplified and may name one layer for all.
         isa: What decides the order of bytes inside a page.
     """
 
     extent: ExtentHandle
-    page_bytes: tuple[int, ...]
+    page_bytes: tuple[tuple[int, ...], ...]
     isa: str

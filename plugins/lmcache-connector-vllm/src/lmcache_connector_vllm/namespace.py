@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import vllm
 
+from lmcache_connector_vllm.kv_groups import cached_groups, window_of
 from lmcache_connector_vllm.metadata import WorkerOffer
 from lmcache_connector_vllm.weights import weights_digest
 from lmcache_core.config import EngineConfig
@@ -15,7 +18,7 @@ from lmcache_core.keys import Namespace
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.config.model import HfOverrides
-    from vllm.v1.kv_cache_interface import KVCacheConfig
+    from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheGroupSpec
 
 
 def namespace_of(
@@ -35,6 +38,7 @@ def namespace_of(
     model = vllm_config.model_config
     cache = vllm_config.cache_config
     served = model.served_model_name
+    groups = cached_groups(kv_cache_config)
     return Namespace(
         model=served if isinstance(served, str) else served[0],
         weights=weights_digest(model),
@@ -43,10 +47,8 @@ def namespace_of(
         dtype=str(model.dtype).removeprefix("torch."),
         layout=kv_cache_config.kv_cache_layout or "",
         isa=offer.isa,
-        block_size=tuple(
-            group.kv_cache_spec.block_size for group in kv_cache_config.kv_cache_groups
-        ),
-        page_bytes=offer.page_bytes,
+        block_size=tuple(group.kv_cache_spec.block_size for group in groups),
+        page_bytes=tuple(chain.from_iterable(offer.page_bytes)),
         chunk_size=config.chunk_size,
         ranks=vllm_config.parallel_config.world_size,
         extra={
@@ -56,8 +58,19 @@ def namespace_of(
             "load_format": str(vllm_config.load_config.load_format),
             "max_model_len": str(model.max_model_len),
             "quantization": str(model.quantization),
+            **_grouping(groups, offer),
         },
     )
+
+
+def _grouping(groups: Sequence[KVCacheGroupSpec], offer: WorkerOffer) -> dict[str, str]:
+    """Which layers share a block table and how far they see; nothing for plain models."""
+    windows = [window_of(group.kv_cache_spec) for group in groups]
+    if windows == [None]:
+        return {}
+    layers = (len(page_bytes) for page_bytes in offer.page_bytes)
+    parts = (f"{n}*{window or 'full'}" for n, window in zip(layers, windows, strict=True))
+    return {"kv_groups": " ".join(parts)}
 
 
 def _spelled(overrides: HfOverrides) -> str:

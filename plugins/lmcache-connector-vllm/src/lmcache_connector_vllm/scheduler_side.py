@@ -11,6 +11,7 @@ from lmcache_connector_vllm.scope import Scopes, skips_save
 from lmcache_connector_vllm.stats import CacheStats, StatsReader
 from lmcache_connector_vllm.tracked import NEVER, Tracked
 from lmcache_connector_vllm.uncacheable import UncacheableError
+from lmcache_connector_vllm.unreadable import UnreadableError
 from lmcache_core.api.connector import CacheFacade, CopyJob
 from lmcache_core.config import EngineConfig
 from lmcache_core.keys import TokenRangeError
@@ -40,7 +41,8 @@ class SchedulerSide:
     Args:
         facade: The engine; this side closes it.
         config: The instance's configuration.
-        block_tokens: Tokens in one of vLLM's blocks.
+        block_tokens: Tokens after which the blocks of all groups end together.
+        group_ids: Numbers of vLLM's KV cache groups that are cached.
         pool: vLLM's block pool.
         reads: Whether hits are offered.
         writes: Whether anything is stored.
@@ -52,12 +54,14 @@ class SchedulerSide:
         config: EngineConfig,
         *,
         block_tokens: int,
+        group_ids: Sequence[int],
         pool: BlockPool,
         reads: bool,
         writes: bool,
     ) -> None:
         self._facade = facade
         self._block_tokens = block_tokens
+        self._group_ids = tuple(group_ids)
         self._chunk_size = config.chunk_size
         self._saves_decode = config.save_decode_cache
         self._min_tokens = max(1, config.min_retrieve_tokens)
@@ -115,13 +119,17 @@ class SchedulerSide:
         tokens = match.tokens - local
         return tokens if tokens >= self._min_tokens else 0
 
-    def allocated(self, request: Request, block_ids: Sequence[int], tokens: int) -> None:
+    def allocated(self, request: Request, tables: Sequence[Sequence[int]], tokens: int) -> None:
         """Plan the load of the ``tokens`` that vLLM has taken up of an offer.
 
         Args:
             request: The request.
-            block_ids: Its block table from token 0 on.
+            tables: Its block table from token 0 on, per group of vLLM's.
             tokens: How many it loads; 0 where it needs none.
+
+        Raises:
+            UnreadableError: They cannot be loaded after all, and vLLM has no
+                way to be told.
         """
         tracked = self._tracked.get(request.request_id)
         if tracked is None:
@@ -133,14 +141,17 @@ class SchedulerSide:
                 tracked.match = self._facade.match(request.request_id, 0)
             return
         start, stop = tracked.local, tracked.local + tokens
-        job = self._facade.plan_load(request.request_id, start, stop, block_ids)
+        tables = self._cached(tables)
+        job = self._facade.plan_load(request.request_id, start, stop, tables)
         self._stats.changed = True
         if job is None:
             # vLLM counts on these pages: say that they cannot be read rather
             # than let it attend to whatever the blocks held before.
             log.error("load.not_planned", request=request.request_id, start=start, stop=stop)
             tracked.load_failed = True
-            self._unreadable.extend(block_ids[start // self._block_tokens :])
+            if len(tables) > 1:
+                raise UnreadableError(f"tokens {start} to {stop} of {request.request_id}")
+            self._unreadable.extend(tables[0][start // self._block_tokens :])
             return
         self._loads.append(job)
         self._loading[job.job_id] = tracked
@@ -179,8 +190,7 @@ class SchedulerSide:
             # vLLM advances its own count after this call.
             computed = tracked.request.num_computed_tokens + tokens
             if computed >= tracked.store_at:
-                block_ids = block_state.get_block_ids(request_id)
-                self._plan_store(tracked, computed, block_ids[0])
+                self._plan_store(tracked, computed, block_state.get_block_ids(request_id))
         if self._loads or self._stores or self._unreadable:
             plan = StepPlan(tuple(self._loads), tuple(self._stores), tuple(self._unreadable))
             self._loads.clear()
@@ -216,12 +226,12 @@ class SchedulerSide:
 
     # -- a request ends -----------------------------------------------------
 
-    def finish(self, request: Request, block_ids: Sequence[int]) -> None:
+    def finish(self, request: Request, tables: Sequence[Sequence[int]]) -> None:
         """Forget a request; where generated tokens are kept, store the last ones.
 
         Args:
             request: The request.
-            block_ids: Its block table, still its own.
+            tables: Its block table, still its own, per group of vLLM's.
         """
         tracked = self._tracked.pop(request.request_id, None)
         if tracked is None:
@@ -234,7 +244,7 @@ class SchedulerSide:
             # Steps in flight may be writing beyond; what they compute is not
             # part of the answer.
             computed = request.num_computed_tokens - request.num_in_flight_tokens
-            self._plan_store(tracked, computed, block_ids, finished=True)
+            self._plan_store(tracked, computed, tables, finished=True)
         self._facade.finish(request.request_id)
         self._stats.changed = True
 
@@ -250,8 +260,17 @@ class SchedulerSide:
         """Close the engine; idempotent."""
         self._facade.close()
 
+    def _cached(self, tables: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """The block tables of the groups that are cached."""
+        return [tables[number] for number in self._group_ids]
+
     def _plan_store(
-        self, tracked: Tracked, computed: int, block_ids: Sequence[int], *, finished: bool = False
+        self,
+        tracked: Tracked,
+        computed: int,
+        tables: Sequence[Sequence[int]],
+        *,
+        finished: bool = False,
     ) -> None:
         """Store what is complete once ``computed`` tokens are; say when to come again."""
         request = tracked.request
@@ -261,9 +280,8 @@ class SchedulerSide:
         if not self._saves_decode:
             stop = min(stop, prompt)
         self._learn_tokens(request)
-        job = self._facade.plan_store(
-            request.request_id, stop, block_ids, final=finished or stop == prompt
-        )
+        final = finished or stop == prompt
+        job = self._facade.plan_store(request.request_id, stop, self._cached(tables), final=final)
         if job is not None:
             self._holds.hold(job)
             self._stores.append(job)

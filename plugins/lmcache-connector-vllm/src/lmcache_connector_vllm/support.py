@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm.v1.kv_cache_interface import FullAttentionSpec, MLAAttentionSpec, iter_layer_specs
+from vllm.v1.kv_cache_interface import (
+    FullAttentionSpec,
+    MLAAttentionSpec,
+    SlidingWindowSpec,
+    iter_layer_specs,
+)
+
+from lmcache_connector_vllm.kv_groups import cached_group_ids
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
-    from vllm.v1.kv_cache_interface import KVCacheConfig
+    from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheGroupSpec
 
 SCATTERED_LAYOUTS = frozenset({"LHBNC", "BHLNC"})
 """Layouts in which a page of a layer is no single run of bytes."""
@@ -26,21 +33,35 @@ def why_declined(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> str
         return f"the model runs on {ranks} ranks; one is supported so far"
     if getattr(vllm_config.cache_config, "calculate_kv_scales", False):
         return "KV scales are computed at run time, so equal tokens do not mean equal bytes"
-    groups = kv_cache_config.kv_cache_groups
-    if len(groups) != 1:
-        return (
-            f"the model has {len(groups)} KV cache groups (sliding windows, state or none at "
-            "all); one group of full attention is supported so far"
-        )
-    group = groups[0]
-    if not group.enable_kv_transfer or group.host_resident:
-        return "the model's KV cache is not on the device or not for transfer"
-    for spec in iter_layer_specs(group.kv_cache_spec):
-        # Exact types: subclasses recycle blocks or keep sinks apart.
-        if type(spec) not in (FullAttentionSpec, MLAAttentionSpec):
-            return f"layers keep their KV as {type(spec).__name__}; full attention is supported"
-        if spec.non_causal:
-            return "layers attend to later tokens, so a prefix has no KV of its own"
+    numbers = cached_group_ids(kv_cache_config)
+    if not numbers:
+        return "the model has no KV cache that may be transferred"
+    for number in numbers:
+        reason = _why_group_declined(kv_cache_config.kv_cache_groups[number])
+        if reason is not None:
+            return f"KV cache group {number} {reason}"
+    if len(numbers) > 1 and vllm_config.device_config.device_type != "cpu":
+        return f"the model has {len(numbers)} KV cache groups, which are moved on CPUs only"
     if kv_cache_config.kv_cache_layout in SCATTERED_LAYOUTS:
         return f"pages are not contiguous in the KV cache layout {kv_cache_config.kv_cache_layout}"
     return None
+
+
+def _why_group_declined(group: KVCacheGroupSpec) -> str | None:
+    if group.host_resident:
+        return "is not on the device"
+    for spec in iter_layer_specs(group.kv_cache_spec):
+        # Exact types: subclasses recycle blocks or keep sinks apart.
+        if type(spec) not in (FullAttentionSpec, MLAAttentionSpec, SlidingWindowSpec):
+            return (
+                f"({_layers(group)}) keeps its KV as {type(spec).__name__}; full attention and "
+                "sliding windows are supported"
+            )
+        if getattr(spec, "non_causal", False):
+            return f"({_layers(group)}) attends to later tokens, so a prefix has no KV of its own"
+    return None
+
+
+def _layers(group: KVCacheGroupSpec) -> str:
+    first, *others = group.layer_names
+    return f"{first} and {len(others)} more" if others else first

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from lmcache_connector_vllm.copy_thread import CopyThread
-from lmcache_connector_vllm.kv_pages import page_isa, page_table
+from lmcache_connector_vllm.kv_pages import page_isa, page_tables
 from lmcache_connector_vllm.metadata import StepPlan, StepReport, WorkerOffer
 from lmcache_connector_vllm.region import create_region
+from lmcache_connector_vllm.unreadable import UnreadableError
 from lmcache_core.api.connector import CopyJob
 from lmcache_core.config import EngineConfig
 from lmcache_core.log import get_logger
-from lmcache_core.memory import PageMover, PageTable
+from lmcache_core.memory import GroupMover, PageMover, PageTable
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.kv_cache_interface import KVCacheConfig
 
 log = get_logger(__name__)
+
+Mover: TypeAlias = PageMover | GroupMover
 
 DRAIN_SECONDS = 0.002
 """How long a step that computes nothing waits for a store. Without the wait
@@ -54,12 +57,12 @@ class WorkerSide:
         config: EngineConfig,
         kv_caches: Mapping[str, torch.Tensor],
     ) -> None:
-        table = page_table(kv_cache_config, kv_caches)
+        tables = page_tables(kv_cache_config, kv_caches)
         device = next(iter(kv_caches.values())).device
         self._device = device
         self._region = create_region(config)
         try:
-            self._loader, self._storer = self._movers(table, device)
+            self._loader, self._storer = self._movers(tables, device)
         except Exception:
             self._region.close()
             raise
@@ -73,7 +76,7 @@ class WorkerSide:
         self._invalid: set[int] = set()
         self.offer = WorkerOffer(
             extent=self._region.extent.handle,
-            page_bytes=tuple(layer.page_bytes for layer in table.layers),
+            page_bytes=tuple(tuple(layer.page_bytes for layer in table.layers) for table in tables),
             isa=page_isa(vllm_config, kv_cache_config, device),
         )
 
@@ -82,6 +85,10 @@ class WorkerSide:
 
         Called before the forward pass that reads them. A load that fails is
         reported by its blocks, and vLLM computes them.
+
+        Raises:
+            UnreadableError: One has failed and the model has several KV cache
+                groups, so that its blocks would tell vLLM nothing.
         """
         self._invalid.update(plan.unreadable)
         if not plan.loads:
@@ -94,8 +101,10 @@ class WorkerSide:
             try:
                 with self._turn:
                     self._loader.scatter(job.copies)
-            except Exception:
+            except Exception as error:
                 log.exception("load.failed", job=job.job_id)
+                if len(self.offer.page_bytes) > 1:
+                    raise UnreadableError(f"the pages of job {job.job_id}") from error
                 self._failed.append(job.job_id)
                 for copy in job.copies:
                     self._invalid.update(copy.block_ids)
@@ -153,17 +162,19 @@ class WorkerSide:
         wait: Callable[[], None] = event.synchronize
         return wait
 
-    def _movers(self, table: PageTable, device: torch.device) -> tuple[PageMover, PageMover]:
+    def _movers(self, tables: Sequence[PageTable], device: torch.device) -> tuple[Mover, Mover]:
         region = self._region
         if device.type == "cuda":
+            (table,) = tables
             mover = PageMover(table, region.address, region.nbytes, cuda_device=device.index or 0)
             return mover, mover
         # A load holds up its step and takes every core it can use; a store
         # runs beside a step and must leave the cores to it.
-        return (
-            PageMover(table, region.address, region.nbytes),
-            PageMover(table, region.address, region.nbytes, threads=1),
-        )
+        loaders = [PageMover(table, region.address, region.nbytes) for table in tables]
+        storers = [PageMover(table, region.address, region.nbytes, threads=1) for table in tables]
+        if len(tables) == 1:
+            return loaders[0], storers[0]
+        return GroupMover(loaders), GroupMover(storers)
 
 
 def _no_wait() -> None:

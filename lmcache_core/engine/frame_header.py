@@ -1,0 +1,164 @@
+"""The header page of a frame: what it says of the chunk behind it.
+
+Numbers are little-endian. The layout of version 2, by offset:
+
+==== ===== =========================================================
+  0    8   magic ``LMCFRAM1``
+  8    4   format version, 2
+ 12    4   header bytes, 4096
+ 16    8   raw payload bytes, before any serde
+ 24    8   stored payload bytes, as they lie behind the header
+ 32    4   valid tokens
+ 36    2   number of KV groups
+ 38    2   bytes of the serde chain, 0 where the payload is raw
+ 40   32   key
+ 72   32   key of the parent
+104   32   digest of the namespace
+136   16   frame id, random
+152    8   xxh3-64 of the stored payload
+160    8   xxh3-64 of bytes 0 to 160 and of the rest from 168 on
+168    -   page map
+  -    -   serde chain
+  -    -   zeros
+==== ===== =========================================================
+
+The page map has, for each KV group in order, the number of pages of a chunk
+of so many tokens in 4 bytes, and behind it a bit for each page in whole bytes,
+the first page lowest. A page whose bit is 0 was not there when the chunk was
+stored and takes no room in the payload. The raw payload holds the groups in
+order, and in each group, rank by rank and layer by layer, the pages that are
+there.
+
+The serde chain is text that names what was done to the payload. Nothing is
+done to it by this version, which takes no frame whose chain is not empty.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import xxhash
+
+from lmcache_core.engine.geometry import HEADER_BYTES
+from lmcache_core.errors import FrameError
+
+MAGIC = b"LMCFRAM1"
+VERSION = 2
+_FIELDS = struct.Struct("<8sIIQQIHH32s32s32s16sQ")
+_CHECK = struct.Struct("<Q")
+_PAGES = struct.Struct("<I")
+_CHECK_AT = _FIELDS.size
+_REST_AT = _CHECK_AT + _CHECK.size
+
+
+class FrameHeader(NamedTuple):
+    """The fields of a header, in order.
+
+    Attributes:
+        raw_bytes: Length of the payload before any serde.
+        stored_bytes: Length of the payload as it is stored.
+        tokens: Tokens whose KV is valid.
+        key: The chunk's key.
+        parent: Key of the chunk before it, or the chain's root.
+        namespace: Digest of the namespace.
+        frame_id: Tells two frames of one key apart.
+        payload_check: xxh3-64 of the stored payload.
+        counts: Per KV group, the pages of a chunk of so many tokens.
+        pages: Per KV group, a bit for each page that is there.
+        serdes: What was done to the payload.
+    """
+
+    raw_bytes: int
+    stored_bytes: int
+    tokens: int
+    key: bytes
+    parent: bytes
+    namespace: bytes
+    frame_id: bytes
+    payload_check: int
+    counts: tuple[int, ...]
+    pages: tuple[int, ...]
+    serdes: bytes = b""
+
+    def pack(self) -> bytes:
+        """The header page.
+
+        Raises:
+            FrameError: The page map is too long for it.
+        """
+        rest = bytearray()
+        for count, bits in zip(self.counts, self.pages, strict=True):
+            rest += _PAGES.pack(count) + bits.to_bytes(-(-count // 8), "little")
+        rest += self.serdes
+        room = HEADER_BYTES - _REST_AT
+        if len(rest) > room:
+            message = f"the page map takes {len(rest)} bytes of a header, which has {room}"
+            raise FrameError(message)
+        fields = _FIELDS.pack(
+            MAGIC,
+            VERSION,
+            HEADER_BYTES,
+            self.raw_bytes,
+            self.stored_bytes,
+            self.tokens,
+            len(self.counts),
+            len(self.serdes),
+            self.key,
+            self.parent,
+            self.namespace,
+            self.frame_id,
+            self.payload_check,
+        )
+        rest += bytes(room - len(rest))
+        return fields + _CHECK.pack(_check(fields, rest)) + rest
+
+    @classmethod
+    def parse(cls, page: memoryview) -> FrameHeader:
+        """Read a header page whose checksum is right.
+
+        Raises:
+            FrameError: It is none, of another version, or damaged.
+        """
+        if len(page) < HEADER_BYTES:
+            raise FrameError(f"a header has {HEADER_BYTES} bytes, and there are {len(page)}")
+        magic, version, header_bytes, *fields = _FIELDS.unpack_from(page)
+        if magic != MAGIC or version != VERSION or header_bytes != HEADER_BYTES:
+            message = f"not a frame of version {VERSION}: magic {magic!r}, version {version}"
+            raise FrameError(message)
+        rest = bytes(page[_REST_AT:HEADER_BYTES])
+        (check,) = _CHECK.unpack_from(page, _CHECK_AT)
+        if check != _check(page[:_CHECK_AT], rest):
+            raise FrameError("the checksum of the header does not match")
+        raw, stored, tokens, groups, serde_bytes, key, parent, namespace, frame_id, *last = fields
+        counts, pages, at = [], [], 0
+        for _ in range(groups):
+            (count,) = _PAGES.unpack_from(rest, at)
+            at += _PAGES.size
+            nbytes = -(-count // 8)
+            bits = int.from_bytes(rest[at : at + nbytes], "little")
+            if bits >> count:
+                raise FrameError(f"the page map of a group has {count} pages and bits beyond")
+            counts.append(count)
+            pages.append(bits)
+            at += nbytes
+        serdes = rest[at : at + serde_bytes]
+        return cls(
+            raw_bytes=raw,
+            stored_bytes=stored,
+            tokens=tokens,
+            key=key,
+            parent=parent,
+            namespace=namespace,
+            frame_id=frame_id,
+            payload_check=last[0],
+            counts=tuple(counts),
+            pages=tuple(pages),
+            serdes=serdes,
+        )
+
+
+def _check(fields: bytes | memoryview, rest: bytes | bytearray) -> int:
+    digest = xxhash.xxh3_64(fields)
+    digest.update(rest)
+    return digest.intdigest()
