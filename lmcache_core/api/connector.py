@@ -14,7 +14,6 @@ import msgspec
 
 from lmcache_core.keys import Scope
 
-
 NULL_BLOCK = 0
 """In the block table of a windowed group, the id that stands for no block."""
 

@@ -6,12 +6,12 @@ group the pages that were there when the chunk was stored, without gaps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from lmcache_core.api.connector import NULL_BLOCK, KVGroup, SlotCopy
+from lmcache_core.api.connector import NULL_BLOCK, SlotCopy
 from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.geometry import HEADER_BYTES, Geometry
-from lmcache_core.engine.pages import Pages
 
 
 def store_copies(
@@ -85,50 +85,59 @@ def load_copies(
                     copies.append(SlotCopy(offset, blocks, low - base, ids, number))
                 else:
                     needed = max(0, stop - group.window + 1) // block_tokens
-                    part = _Part(number, group, entry.pages, tokens, base, offset)
-                    if not part.load(copies, low, high, needed, table):
-                        return None
+                    bits = (
+                        entry.pages[number]
+                        if entry.pages
+                        else (1 << -(-tokens // block_tokens)) - 1
+                    )
+                    held = _Held(number, offset, base, bits)
+                    for copy in held.copies(range(low, high), needed, table):
+                        if copy is None:
+                            return None
+                        copies.append(copy)
             position += tokens
     return copies
 
 
-class _Part:
-    """A windowed group's pages of one chunk."""
+class _Held(NamedTuple):
+    """The pages of a windowed group that a slot holds.
 
-    def __init__(
-        self, number: int, group: KVGroup, pages: Pages, tokens: int, base: int, offset: int
-    ) -> None:
-        self._number = number
-        self._offset = offset
-        self._base = base
-        count = -(-tokens // group.block_tokens)
-        self._bits = (1 << count) - 1 if pages is None else pages[number]
+    Attributes:
+        group: Number of the group.
+        offset: Where they start in the region.
+        base: Number of the chunk's first block in the request's table.
+        bits: Which of the chunk's pages they are.
+    """
 
-    def load(
-        self, copies: list[SlotCopy], low: int, high: int, needed: int, table: Sequence[int]
-    ) -> bool:
-        """Add the copies of blocks ``low`` to ``high``; False where one is missing.
+    group: int
+    offset: int
+    base: int
+    bits: int
+
+    def copies(self, blocks: range, needed: int, table: Sequence[int]) -> Iterator[SlotCopy | None]:
+        """Yield the copies into some blocks of the table; None for one that is missing.
 
         Blocks that the engine has no room for are left out, as are those
         before ``needed`` that are not there: nothing attends to either.
         """
         run: list[int] = []
-        slot_blocks = self._bits.bit_count()
-        for block in (*range(low, high), -1):
-            wanted = block >= 0 and table[block] != NULL_BLOCK
-            there = block >= 0 and self._bits >> (block - self._base) & 1
-            if wanted and there:
+        for block in blocks:
+            wanted = table[block] != NULL_BLOCK
+            if wanted and self.bits >> (block - self.base) & 1:
                 run.append(block)
                 continue
             if wanted and block >= needed:
-                return False
+                yield None
             if run:
-                before = self._bits & ((1 << (run[0] - self._base)) - 1)
-                ids = tuple(table[block] for block in run)
-                first = before.bit_count()
-                copies.append(SlotCopy(self._offset, slot_blocks, first, ids, self._number))
+                yield self._copy(run, table)
                 run = []
-        return True
+        if run:
+            yield self._copy(run, table)
+
+    def _copy(self, run: list[int], table: Sequence[int]) -> SlotCopy:
+        before = self.bits & ((1 << (run[0] - self.base)) - 1)
+        ids = tuple(table[block] for block in run)
+        return SlotCopy(self.offset, self.bits.bit_count(), before.bit_count(), ids, self.group)
 
 
 def _bytes_before(geometry: Geometry, entry: Entry, number: int) -> int:

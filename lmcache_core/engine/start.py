@@ -64,7 +64,15 @@ def start(
     policy = registry.eviction_policy(config.cache_policy)
     make_policy = policy.load()
     storage = [
-        _storage_tier(tier, config, registry, seal, rule, lock, policy=make_policy(policy.config()))
+        _storage_tier(
+            tier,
+            config,
+            registry,
+            seal=seal,
+            rule=rule,
+            lock=lock,
+            policy=make_policy(policy.config()),
+        )
         for tier in config.storage_tiers
     ]
     memory = config.memory_tier
@@ -107,10 +115,10 @@ def _storage_tier(
     tier: TierConfig,
     config: EngineConfig,
     registry: PluginRegistry,
+    *,
     seal: FrameSeal,
     rule: HitRule | None,
     lock: threading.RLock,
-    *,
     policy: EvictionPolicy,
 ) -> StorageTier:
     spec = registry.backend(tier.backend)

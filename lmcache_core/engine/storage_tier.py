@@ -291,11 +291,18 @@ class StorageTier:
             if nbytes is not None and entry.key not in self.residents:
                 self.breaker.succeeded()
                 self.residents.add(entry.key, nbytes)
-                self._tokens[entry.key] = entry.tokens
-                if entry.pages is not None and nbytes == len(frame):
-                    self._pages[entry.key] = entry.pages
+                if nbytes == len(frame):
+                    self._note(entry)
+                else:
+                    self._tokens[entry.key] = entry.tokens
                 self._on_admitted(entry.key)
             done()
+
+    def _note(self, entry: Entry) -> None:
+        """Keep what is known of the frame of a chunk."""
+        self._tokens[entry.key] = entry.tokens
+        if entry.pages is not None:
+            self._pages[entry.key] = entry.pages
 
     def _wants(self, entry: Entry, frame: memoryview) -> bool:
         """Whether a chunk is not there, or with fewer pages, which takes fewer bytes."""
@@ -441,9 +448,7 @@ class StorageTier:
                     self._forget(key)
                 elif key in self.residents:
                     self.residents.touch(key)
-                    self._tokens[key] = read.entry.tokens
-                    if read.entry.pages is not None:
-                        self._pages[key] = read.entry.pages
+                    self._note(read.entry)
             # Before the chunk can be computed and queued to be written again.
             if damaged:
                 self._change_later(damaged, lambda: self._calls.quarantine(damaged, reasons))

@@ -306,3 +306,31 @@ def fresh() -> Callable[[int], list[int]]:
         return [first, *(rng.randrange(10, 700) for _ in range(length - 1))]
 
     return make
+
+
+@pytest.fixture(scope="module")
+def shelf(engines: Engines) -> Iterator[Any]:
+    """A store of this process, offered to every registry."""
+    from lmcache_core.api import Capability, StorageBackendSpec
+    from lmcache_core.plugins import PluginRegistry
+    from lmcache_core.testing import DictBackend, DictConfig, DictStore
+
+    store = DictStore()
+    spec = StorageBackendSpec(
+        name="shelf",
+        summary="of a test",
+        load=lambda: lambda config, context: DictBackend(config, context, store),
+        config=DictConfig,
+        capabilities=DictBackend.capabilities | Capability.DURABLE,
+    )
+    discover = PluginRegistry.discover
+
+    def discover_more(*arguments: Any) -> PluginRegistry:
+        registry = discover(*arguments)
+        registry.offer(spec)
+        return registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PluginRegistry, "discover", discover_more)
+        yield store
+        engines.stop()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-from lmcache_core.api import Capability, StorageBackendSpec
-from lmcache_core.plugins import PluginRegistry
 
 pytestmark = pytest.mark.vllm
 
@@ -19,32 +16,6 @@ TIERS = {
     ],
     "staging_size": 0.001,
 }
-
-
-@pytest.fixture(scope="module")
-def shelf(engines: Any) -> Iterator[Any]:
-    """A store of this process, offered to every registry."""
-    from lmcache_core.testing import DictBackend, DictConfig, DictStore
-
-    store = DictStore()
-    spec = StorageBackendSpec(
-        name="shelf",
-        summary="of a test",
-        load=lambda: lambda config, context: DictBackend(config, context, store),
-        config=DictConfig,
-        capabilities=DictBackend.capabilities | Capability.DURABLE,
-    )
-    discover = PluginRegistry.discover
-
-    def discover_more(*arguments: Any) -> PluginRegistry:
-        registry = discover(*arguments)
-        registry.offer(spec)
-        return registry
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PluginRegistry, "discover", discover_more)
-        yield store
-        engines.stop()
 
 
 def flood(serving: Any, fresh: Callable[[int], list[int]]) -> None:
