@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from pathlib import Path
 
 import pytest
 import xxhash
@@ -160,6 +161,8 @@ def test_the_layout_is_the_documented_one():
     assert page == fields + struct.pack("<Q", check) + rest
     vector = "790b68521821a4bd9eb75e1526fc7ad7e718fbafc2dc8d704c66bfcccbab47f6"
     assert hashlib.sha256(page).hexdigest() == vector
+    documented = Path(__file__).parents[2] / "docs" / "reference" / "frames.md"
+    assert vector in documented.read_text()
     assert FrameHeader.parse(memoryview(page)) == header
 
 

@@ -54,7 +54,7 @@ def test_the_blocks_of_group_0_for_all_groups_are_noticed(
         return right(*changed, **options)
 
     monkeypatch.setattr(hybrid.engine, plan, wrong)
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="same_as"):
         check_beginnings(hybrid, fresh)
 
 
@@ -70,7 +70,7 @@ def test_a_window_that_is_held_to_be_a_block_shorter_is_noticed(
     )
     monkeypatch.setattr(rule, "_windowed", shorter)
     monkeypatch.setattr(geometry, "groups", groups)
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="same_as"):
         check_beginnings(hybrid, fresh)
 
 
@@ -91,7 +91,7 @@ def test_pages_that_go_to_the_block_before_their_own_are_noticed(
         )
 
     monkeypatch.setattr(hybrid.worker, "_loader", Shifting())
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="same_as"):
         check_beginnings(hybrid, fresh)
 
 
