@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -147,25 +145,29 @@ def test_the_machine_failing_leaves_it_serving(
 
 
 @vllm
-def test_a_model_with_sliding_windows_is_served_without_a_cache(
+def test_a_kind_of_kv_that_is_not_known_is_served_without_a_cache(
     serve: Callable[..., Any],
     fresh: Callable[[int], list[int]],
     make_model: Callable[..., Path],
-    tmp_path: Path,
+    engines: Any,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = tmp_path / "hybrid"
-    shutil.copytree(make_model(), model)
-    settings = json.loads((model / "config.json").read_text())
-    settings |= {"sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]}
-    (model / "config.json").write_text(json.dumps(settings))
+    from lmcache_connector_vllm import support
+
+    engines.stop()
+    # As if sliding windows were what Mamba is.
+    monkeypatch.setattr(support, "CACHED", support.CACHED[:-1])
     with caplog.at_level(logging.WARNING, "lmcache"):
-        serving = serve(model=model)
-    assert "2 KV cache groups" in caplog.text
+        serving = serve(model=make_model("--layers", "4", "--sliding-window", "64"))
+    said = [record.getMessage() for record in caplog.records if "declined" in record.getMessage()]
+    assert len(said) == 1
+    assert "KV cache group 0 (model.layers.0.self_attn.attn) keeps its KV as" in said[0]
     ids = fresh(200)
     first, second = serving.ask_one(ids), serving.ask_one(ids)
     assert (first.cached, second.cached) == (0, 0)
     assert second.same_as(first)
+    engines.stop()
 
 
 def test_a_chunk_size_below_the_block_is_answered_with_the_block() -> None:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheGroupSpec
 
+CACHED: tuple[type, ...] = (FullAttentionSpec, MLAAttentionSpec, SlidingWindowSpec)
+"""Kinds of KV that are cached, by exact type: subclasses recycle blocks or keep sinks apart."""
+
 SCATTERED_LAYOUTS = frozenset({"LHBNC", "BHLNC"})
 """Layouts in which a page of a layer is no single run of bytes."""
 
@@ -51,8 +54,7 @@ def _why_group_declined(group: KVCacheGroupSpec) -> str | None:
     if group.host_resident:
         return "is not on the device"
     for spec in iter_layer_specs(group.kv_cache_spec):
-        # Exact types: subclasses recycle blocks or keep sinks apart.
-        if type(spec) not in (FullAttentionSpec, MLAAttentionSpec, SlidingWindowSpec):
+        if type(spec) not in CACHED:
             return (
                 f"({_layers(group)}) keeps its KV as {type(spec).__name__}; full attention and "
                 "sliding windows are supported"
