@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from lmcache_core.engine.entry import Entry
-from lmcache_core.engine.geometry import slot_size
+from lmcache_core.engine.geometry import HEADER_BYTES, slot_size
 from lmcache_core.engine.piece import Piece, Pieces
 from lmcache_core.engine.request import Request
 from lmcache_core.engine.storage_tier import Read, StorageTier
 from lmcache_core.engine.tier_stack import TierStack
-from lmcache_core.keys import Key
+from lmcache_core.keys import TOKEN_BYTES, Key
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
@@ -75,7 +75,7 @@ class Promoter:
                 entry = None if tier is None else self._reserve(piece, tier)
                 if tier is None or entry is None:
                     break
-                frame = self._tiers.slot_view(entry.slot, tier.residents.size(piece.key))
+                frame = self._tiers.slot_view(entry.slot, self._frame_bytes(piece, tier))
                 reads.setdefault(tier.name, []).append(Read(entry, frame))
                 fetch = self._fetching[piece.key] = Fetch(tier, [])
             elif not fetch.tier.breaker.healthy:
@@ -123,8 +123,7 @@ class Promoter:
         return None
 
     def _reserve(self, piece: Piece, tier: StorageTier) -> Entry | None:
-        # As long as the frame is; which pages it has, it says when it is read.
-        nbytes = slot_size(tier.residents.size(piece.key))
+        nbytes = slot_size(self._frame_bytes(piece, tier))
         memory = self._tiers.memory
         slot = memory.allocate(nbytes)
         staged = slot is None
@@ -135,6 +134,17 @@ class Promoter:
         entry = Entry(piece, slot, tier.name)
         entry.staged = staged
         return entry
+
+    def _frame_bytes(self, piece: Piece, tier: StorageTier) -> int:
+        """Length of the frame to be read: that of a complete chunk, or less where pages miss.
+
+        Which pages it has, it says when it is read. A store may say anything
+        of lengths; what cannot be is left to the read to find out.
+        """
+        geometry = self._tiers.geometry
+        complete = geometry.frame_bytes(len(piece.token_bytes) // TOKEN_BYTES)
+        stored = tier.residents.size(piece.key)
+        return stored if geometry.windowed and HEADER_BYTES <= stored < complete else complete
 
     def _submit(self, tier: StorageTier, reads: list[Read]) -> None:
         def done(whole: list[bool]) -> None:
