@@ -213,6 +213,27 @@ class ClearCommand(Command, frozen=True, kw_only=True, tag="clear"):
     force: bool = False
 
 
+class MoveCommand(Command, frozen=True, kw_only=True, tag="move"):
+    """Bring the chunks of some tokens from one tier to another.
+
+    ``num_tokens`` of the reply is how many tokens, from the first on, are in
+    the new tier; with the error ``deadline`` it is in ``facts``.
+
+    Attributes:
+        location: Name of the old tier.
+        target: Name of the new tier.
+        tokens: The sequence, packed.
+        scope: What the request that computed them varied by.
+        keep: Whether the old tier keeps what it has.
+    """
+
+    location: str
+    target: str
+    tokens: bytes
+    scope: Scope = EMPTY_SCOPE
+    keep: bool = False
+
+
 class SettleCommand(Command, frozen=True, kw_only=True, tag="settle"):
     """Answer once open stores of these tokens are done and their events are sent."""
 
@@ -233,6 +254,7 @@ ControllerMessage = (
     | PinCommand
     | UnpinCommand
     | ClearCommand
+    | MoveCommand
     | SettleCommand
     | HealthCommand
 )

@@ -13,6 +13,7 @@ from lmcache_core.api.messages import (
     ClearCommand,
     ControllerMessage,
     HealthCommand,
+    MoveCommand,
     PinCommand,
     Reply,
     SettleCommand,
@@ -29,7 +30,15 @@ MAX_OPEN = 4096
 """Commands under way to one engine."""
 
 
-CommandT = TypeVar("CommandT", PinCommand, UnpinCommand, ClearCommand, SettleCommand, HealthCommand)
+CommandT = TypeVar(
+    "CommandT",
+    PinCommand,
+    UnpinCommand,
+    ClearCommand,
+    MoveCommand,
+    SettleCommand,
+    HealthCommand,
+)
 
 
 class Open(NamedTuple):

@@ -167,6 +167,10 @@ class CacheEngine(CacheFacade):
                 self._close_job(job_id, ok=True)
             for job_id in failed:
                 self._close_job(job_id, ok=False)
+        self.note_progress()
+
+    def note_progress(self) -> None:
+        """Let whoever waits for copies look again."""
         settled = self.settled  # Another thread takes it away when the engine closes.
         if settled is not None:
             settled()

@@ -9,6 +9,7 @@ from lmcache_core.api.messages import (
     ClearCommand,
     Command,
     HealthCommand,
+    MoveCommand,
     PinCommand,
     Reply,
     SettleCommand,
@@ -16,6 +17,7 @@ from lmcache_core.api.messages import (
 )
 from lmcache_core.api.pins import PinReport
 from lmcache_core.engine.cache_engine import CacheEngine
+from lmcache_core.engine.moving import Move
 from lmcache_core.errors import (
     CapacityError,
     ConflictError,
@@ -45,9 +47,15 @@ class CommandRunner:
         self._engine = engine
         self._instance_id = instance_id
         self._incarnation = incarnation
+        self._moves: dict[str, Move] = {}
 
     def must_wait(self, command: Command) -> bool:
-        """Whether stores of the command's tokens are still under way."""
+        """Whether what the command asks for is under way, or stores of its tokens are."""
+        if isinstance(command, MoveCommand):
+            try:
+                return not self._move_of(command).advance()
+            except LMCacheError:
+                return False  # The answer says why.
         if isinstance(command, PinCommand):
             return self._engine.stores_open_for(command.pin.tokens, command.pin.scope)
         if isinstance(command, SettleCommand):
@@ -102,6 +110,8 @@ class CommandRunner:
             return self._reply(command, num_tokens=released)
         if isinstance(command, ClearCommand):
             return self._reply(command, num_tokens=self._clear(command))
+        if isinstance(command, MoveCommand):
+            return self._end_move(command)
         if isinstance(command, SettleCommand):
             covered = tiers.covered(command.tokens, command.scope)
             return self._reply(command, num_tokens=max(covered.values()), facts=covered)
@@ -120,6 +130,37 @@ class CommandRunner:
             keys = tiers.keys(command.location)
         batches = _batches(keys)
         return sum(tiers.drop(command.location, keys, force=command.force) for keys in batches)
+
+    def _move_of(self, command: MoveCommand) -> Move:
+        """The move that a command has begun, or begins now."""
+        move = self._moves.get(command.request_id)
+        if move is None:
+            tiers = self._engine.tiers
+            move = self._moves[command.request_id] = Move(
+                tiers,
+                command.location,
+                command.target,
+                tiers.chain_of(command.tokens, command.scope),
+                keep=command.keep,
+                name=command.request_id,
+                progressed=self._engine.note_progress,
+            )
+        return move
+
+    def _end_move(self, command: MoveCommand) -> Reply:
+        move = self._move_of(command)
+        del self._moves[command.request_id]
+        done = move.advance()
+        move.end()
+        if done:
+            return self._reply(command, num_tokens=move.moved_tokens)
+        return self._reply(
+            command,
+            error="deadline",
+            detail=f"{move.moved_tokens} of {move.tokens} tokens were moved to {command.target} in "
+            "time; ask again for the rest",
+            facts={"moved_tokens": move.moved_tokens, "asked_tokens": move.tokens},
+        )
 
     def _chain_keys(self, location: str, token_bytes: bytes, scope: Scope) -> list[Key]:
         tiers = self._engine.tiers

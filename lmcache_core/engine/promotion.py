@@ -72,11 +72,10 @@ class Promoter:
             fetch = self._fetching.get(piece.key)
             if fetch is None:
                 tier = self._holder(piece, usable)
-                entry = None if tier is None else self._reserve(piece, tier)
-                if tier is None or entry is None:
+                read = None if tier is None else reserve(self._tiers, piece, tier)
+                if tier is None or read is None:
                     break
-                frame = self._tiers.slot_view(entry.slot, self._frame_bytes(piece, tier))
-                reads.setdefault(tier.name, []).append(Read(entry, frame))
+                reads.setdefault(tier.name, []).append(read)
                 fetch = self._fetching[piece.key] = Fetch(tier, [])
             elif not fetch.tier.breaker.healthy:
                 break  # It stalls: who comes later does not wait as well.
@@ -122,30 +121,6 @@ class Promoter:
                 return tier
         return None
 
-    def _reserve(self, piece: Piece, tier: StorageTier) -> Entry | None:
-        nbytes = slot_size(self._frame_bytes(piece, tier))
-        memory = self._tiers.memory
-        slot = memory.allocate(nbytes)
-        staged = slot is None
-        if slot is None:
-            slot = memory.allocate_staging(nbytes)
-        if slot is None:
-            return None
-        entry = Entry(piece, slot, tier.name)
-        entry.staged = staged
-        return entry
-
-    def _frame_bytes(self, piece: Piece, tier: StorageTier) -> int:
-        """Length of the frame to be read: that of a complete chunk, or less where pages miss.
-
-        Which pages it has, it says when it is read. A store may say anything
-        of lengths; what cannot be is left to the read to find out.
-        """
-        geometry = self._tiers.geometry
-        complete = geometry.frame_bytes(len(piece.token_bytes) // TOKEN_BYTES)
-        stored = tier.residents.size(piece.key)
-        return stored if geometry.windowed and HEADER_BYTES <= stored < complete else complete
-
     def _submit(self, tier: StorageTier, reads: list[Read]) -> None:
         def done(whole: list[bool]) -> None:
             for read, ok in zip(reads, whole, strict=True):
@@ -170,6 +145,38 @@ class Promoter:
             self._counters["promoted_chunks"] += 1
             for request in waiting:
                 request.promoted.append(entry)
+
+
+def reserve(tiers: TierStack, piece: Piece, tier: StorageTier) -> Read | None:
+    """Make room in host memory for a chunk that a storage tier has.
+
+    Returns:
+        What is to be read, or None where there is no room; its entry is
+        staged where only the staging part has some.
+    """
+    frame_bytes = _frame_bytes(tiers, piece, tier)
+    nbytes = slot_size(frame_bytes)
+    slot = tiers.memory.allocate(nbytes)
+    staged = slot is None
+    if slot is None:
+        slot = tiers.memory.allocate_staging(nbytes)
+    if slot is None:
+        return None
+    entry = Entry(piece, slot, tier.name)
+    entry.staged = staged
+    return Read(entry, tiers.slot_view(slot, frame_bytes))
+
+
+def _frame_bytes(tiers: TierStack, piece: Piece, tier: StorageTier) -> int:
+    """Length of the frame to be read: that of a complete chunk, or less where pages miss.
+
+    Which pages it has, it says when it is read. A store may say anything of
+    lengths; what cannot be is left to the read to find out.
+    """
+    geometry = tiers.geometry
+    complete = geometry.frame_bytes(len(piece.token_bytes) // TOKEN_BYTES)
+    stored = tier.residents.size(piece.key)
+    return stored if geometry.windowed and HEADER_BYTES <= stored < complete else complete
 
 
 def promotion_owner(request: Request) -> str:

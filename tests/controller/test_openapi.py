@@ -18,6 +18,7 @@ OPERATIONS = {
     "/health": ["post"],
     "/healthz": ["get"],
     "/lookup": ["post"],
+    "/move": ["post"],
     "/metrics": ["get"],
     "/pin": ["post"],
     "/pins": ["get", "post"],

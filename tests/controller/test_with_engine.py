@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import httpx
 import pytest
 
+from lmcache_core.api import BackendContext, Capability, StorageBackendSpec
 from lmcache_core.keys import Scope
+from lmcache_core.testing import DictBackend, DictConfig
 from tests.controller.controller_process import ControllerProcess
 from tests.controller.engine_peer import MEMORY, eventually
-from tests.engine.rig import CHUNK_TOKENS, Rig
+from tests.engine.rig import CHUNK_TOKENS, Rig, storage_spec
 
 PROMPT = list(range(100, 142))
 
 
-def rig(controller: ControllerProcess, instance_id: str, chunks: int = 8) -> Rig:
+def rig(
+    controller: ControllerProcess,
+    instance_id: str,
+    chunks: int = 8,
+    storage: Sequence[StorageBackendSpec] = (),
+) -> Rig:
     overrides: dict[str, object] = {
         "enable_controller": True,
         "controller_url": controller.monitor,
         "instance_id": instance_id,
         "heartbeat_seconds": 0.3,
     }
-    return Rig(chunks=chunks, overrides=overrides)
+    return Rig(chunks=chunks, storage=storage, overrides=overrides)
 
 
 @pytest.fixture
@@ -215,3 +223,36 @@ def test_the_name_of_a_request_follows_it_into_the_engines_log(
             assert "num_tokens=42" in line
     served = [line for line in log.read_text().splitlines() if "request.served" in line]
     assert any("request_id='ticket-7:a'" in line and "path='/pin'" in line for line in served)
+
+
+def test_chunks_are_moved_and_copied_between_the_tiers(controller: ControllerProcess) -> None:
+    store = DictBackend(DictConfig(), BackendContext(instance_id="moving", tier="dict"))
+    spec = storage_spec("dict", lambda _config, _context: store, Capability.NONE)
+    tokens = list(range(700, 700 + 2 * CHUNK_TOKENS))
+
+    def move(old: list[str], new: list[str], **extra: object) -> httpx.Response:
+        body = {"old_position": old, "new_position": new, "tokens": tokens, **extra}
+        return controller.post("/move", **body)
+
+    with rig(controller, "moving", storage=[spec]) as made:
+        eventually(lambda: controller.state("moving") == "live")
+        made.serve(tokens)
+        memory, below = ["moving", MEMORY], ["moving", "dict"]
+        answer = move(memory, below)
+        assert answer.json()["num_tokens"] == len(tokens)
+        done = controller.post("/check_finish", event_id=answer.json()["event_id"])
+        assert done.json() == {"status": "done"}
+        found = controller.post("/lookup", tokens=tokens).json()["layout_info"]
+        assert found == {"moving": ["dict", len(tokens)]}
+        assert move(below, memory, should_copy=True).json()["num_tokens"] == len(tokens)
+        body = {"instance_id": "moving", "location": MEMORY, "tokens": tokens}
+        assert controller.post("/pin", **body).json()["num_tokens"] == len(tokens)
+        pinned = move(memory, below)
+        assert pinned.status_code == 409
+        assert "release the pin" in pinned.json()["detail"]
+        assert move(memory, below, tags={"a": "b"}).json()["num_tokens"] == 0
+        nowhere = move(memory, ["moving", "nowhere"])
+        assert nowhere.status_code == 404
+        assert nowhere.json()["available"] == [MEMORY, "dict"]
+        for new in (["other", MEMORY], memory):
+            assert move(memory, new).status_code == 422

@@ -10,7 +10,7 @@ import asyncio
 
 from litestar import Controller, get, post
 
-from lmcache_core.api.messages import ClearCommand, HealthCommand, Reply
+from lmcache_core.api.messages import ClearCommand, HealthCommand, MoveCommand, Reply
 from lmcache_core.controller import hosts
 from lmcache_core.controller.failures import EngineRefusedError, FieldError
 from lmcache_core.controller.pin_row import PinContent, Place, classic_pin_id
@@ -106,6 +106,45 @@ class ClassicRoutes(Controller):
                         tokens=tokens_to_bytes(data.tokens or ()),
                         scope=data.scope,
                         force=data.force,
+                    )
+                    for engine in engines
+                )
+            )
+            job.num_tokens = sum(_accepted(reply).num_tokens for reply in replies)
+        return bodies.Counted(job.event_id, job.num_tokens)
+
+    @post("/move", status_code=200, responses=WAITS)
+    async def move(self, plane: ControlPlane, data: bodies.MoveBody) -> bodies.Counted:
+        """Bring the chunks of some tokens from one tier of an instance to another."""
+        with plane.jobs.track("Move") as job:
+            (instance_id, location), (new_instance_id, target) = (
+                data.old_position,
+                data.new_position,
+            )
+            if instance_id != new_instance_id:
+                message = (
+                    f"new_position: {new_instance_id!r} is another instance than {instance_id!r}; "
+                    "chunks are moved between the tiers of one instance"
+                )
+                raise FieldError(message)
+            if location == target:
+                raise FieldError(f"new_position: {target!r} is the old position, too")
+            engines = plane.directory.live_members(instance_id)
+            for engine in engines:
+                engine.check_location(location)
+                engine.check_location(target)
+            deadline = plane.deadline(data.timeout_s)
+            replies = await asyncio.gather(
+                *(
+                    plane.commands.ask(
+                        engine,
+                        deadline,
+                        MoveCommand,
+                        location=location,
+                        target=target,
+                        tokens=tokens_to_bytes(data.tokens),
+                        scope=data.scope,
+                        keep=data.should_copy,
                     )
                     for engine in engines
                 )

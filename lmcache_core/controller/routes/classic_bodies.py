@@ -67,6 +67,16 @@ class ClearBody(Scoped, frozen=True, kw_only=True):
     timeout_s: fields.TimeoutSeconds | None = None
 
 
+class MoveBody(Scoped, frozen=True, kw_only=True):
+    """Bring the chunks of some tokens from one tier of an instance to another."""
+
+    old_position: fields.Position
+    new_position: fields.Position
+    tokens: fields.Tokens
+    should_copy: bool = False
+    timeout_s: fields.TimeoutSeconds | None = None
+
+
 class HealthBody(Body, frozen=True, kw_only=True):
     """Ask an engine whether it is well."""
 

@@ -22,6 +22,10 @@ Location = Annotated[
     Meta(min_length=1, max_length=256, description="Name of a tier, for example LocalCPUBackend."),
 ]
 
+Position = Annotated[
+    tuple[InstanceId, Location], Meta(description="An engine's id and the name of a tier.")
+]
+
 PinId = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9._~-]{1,128}$", description="A pin's name, fit for a URL.")
 ]
