@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 ALL: dict[str, tuple[list[str], list[str]]] = {
     "mover": ([], []),
     "transfer": ([], ["--rounds", "5"]),
+    "disk": ([], ["--rounds", "2"]),
     "engine": ([], ["--chunks", "1000", "100000"]),
     "controller": ([], []),
     "step_time": ([], ["--rounds", "5", "--fill", "20000"]),
