@@ -39,8 +39,9 @@ class SlotCopy(msgspec.Struct, frozen=True, array_like=True):
     """Pages to move between a slot and the page table of one KV group.
 
     A slot's payload holds the groups one after the other. A group's part holds
-    ``slot_blocks`` blocks layer by layer: page ``b`` of layer ``l`` lies at
-    ``offset + slot_blocks * (bytes of layers before l) + b * page_bytes[l]``.
+    ``slot_blocks`` blocks, rank by rank and layer by layer: page ``b`` of layer
+    ``l`` of a rank lies at ``offset + slot_blocks * (bytes of a block in all
+    layers before l, those of earlier ranks first) + b * page_bytes[l]``.
     Blocks that were not there when the chunk was stored take no room.
 
     Attributes:

@@ -107,8 +107,18 @@ class MemoryBackend(ABC):
     def attach(self, handle: ExtentHandle) -> Extent:
         """Map an extent that another process of this host made.
 
+        *Must*: work for any number of processes, one after the other, until
+        one of them calls :meth:`forget_name`.
+
         Raises:
             BackendError: It is another host's, gone, or may not be opened.
+        """
+
+    def forget_name(self, extent: Extent) -> None:  # noqa: B027 - for most there is nothing to do
+        """Take away the name that an extent is attached by, now that all have it.
+
+        Called once, by the last process to attach it. An extent without a
+        name has nothing to lose.
         """
 
     @abstractmethod

@@ -122,7 +122,7 @@ class PageMover:
 
     def _pack(self, copies: Sequence[SlotCopy]) -> tuple[array[int], int]:
         """Check the copies and pack them as the movers take them."""
-        block_bytes = self._table.block_bytes
+        block_bytes, before_bytes = self._table.block_bytes, self._table.before_bytes
         packed = array("q")
         blocks = 0
         for copy in copies:
@@ -134,22 +134,25 @@ class PageMover:
                 copy.first_block >= 0
                 and copy.offset >= 0
                 and copy.first_block + count <= copy.slot_blocks
-                and copy.offset + copy.slot_blocks * block_bytes <= self._region_bytes
+                and copy.offset + copy.slot_blocks * (before_bytes + block_bytes)
+                <= self._region_bytes
                 and min(block_ids) >= 0
                 and max(block_ids) < self._table.blocks
             ):
                 raise LMCacheError(self._out_of_bounds(copy))
-            packed.extend((copy.offset, copy.slot_blocks, copy.first_block, count))
+            offset = copy.offset + copy.slot_blocks * before_bytes
+            packed.extend((offset, copy.slot_blocks, copy.first_block, count))
             packed.extend(block_ids)
             blocks += count
         return packed, blocks * block_bytes
 
     def _out_of_bounds(self, copy: SlotCopy) -> str:
-        end = copy.offset + copy.slot_blocks * self._table.block_bytes
+        start = copy.offset + copy.slot_blocks * self._table.before_bytes
+        end = start + copy.slot_blocks * self._table.block_bytes
         return (
             f"a copy of {len(copy.block_ids)} blocks (from {min(copy.block_ids)} to "
             f"{max(copy.block_ids)}) at block {copy.first_block} of a slot of "
-            f"{copy.slot_blocks} blocks (bytes {copy.offset} to {end}) is out of bounds: the "
+            f"{copy.slot_blocks} blocks (bytes {start} to {end}) is out of bounds: the "
             f"region has {self._region_bytes} bytes and the page table {self._table.blocks} blocks"
         )
 

@@ -33,9 +33,12 @@ class PageTable:
 
     Args:
         layers: At least one.
+        before_bytes: Bytes of one block's pages in the ranks that come before
+            this one in a slot.
 
     Attributes:
         layers: The layers.
+        before_bytes: See above.
         blocks: Blocks that every layer has.
         block_bytes: Bytes of one block's pages in all layers.
 
@@ -43,11 +46,13 @@ class PageTable:
         LMCacheError: There is no layer, or one is empty or overlaps itself.
     """
 
-    __slots__ = ("block_bytes", "blocks", "layers")
+    __slots__ = ("before_bytes", "block_bytes", "blocks", "layers")
 
-    def __init__(self, layers: Sequence[LayerPages]) -> None:
+    def __init__(self, layers: Sequence[LayerPages], before_bytes: int = 0) -> None:
         if not layers:
             raise LMCacheError("a page table needs at least one layer")
+        if before_bytes < 0:
+            raise LMCacheError(f"a rank's pages cannot begin at byte {before_bytes} of a slot")
         for index, layer in enumerate(layers):
             if min(layer.address, layer.page_bytes, layer.blocks) < 1:
                 raise LMCacheError(
@@ -56,6 +61,7 @@ class PageTable:
             if layer.block_stride_bytes < layer.page_bytes:
                 raise LMCacheError(f"pages of layer {index} overlap: {layer}")
         self.layers = tuple(layers)
+        self.before_bytes = before_bytes
         self.blocks = min(layer.blocks for layer in layers)
         self.block_bytes = sum(layer.page_bytes for layer in layers)
 

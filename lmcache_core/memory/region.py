@@ -94,6 +94,10 @@ class HostRegion:
         """
         return self.extent.view(offset, nbytes)
 
+    def forget_name(self) -> None:
+        """Say that every process of the instance has attached it; nothing is left to find."""
+        self._backend.forget_name(self.extent)
+
     def close(self) -> None:
         """Unmap it in this process; idempotent."""
         self._backend.release(self.extent)

@@ -85,8 +85,6 @@ class LocalCPUBackend(MemoryBackend):
     def attach(self, handle: ExtentHandle) -> Extent:
         """Map a region that another process of this host made.
 
-        A region with a name loses it here: one process attaches it.
-
         Raises:
             BackendError: It is another host's, gone, refused, or not what the
                 handle says.
@@ -103,9 +101,12 @@ class LocalCPUBackend(MemoryBackend):
         except BaseException:
             os.close(fd)
             raise
-        _unlink(handle)
         self._log.info("region.attached", nbytes=handle.nbytes, pid=handle.pid)
         return extent
+
+    def forget_name(self, extent: Extent) -> None:
+        """Remove the file in ``/dev/shm``, if there is one; the memory stays."""
+        _unlink(extent.handle)
 
     def release(self, extent: Extent) -> None:
         """Unmap a region made or attached here; idempotent."""

@@ -14,7 +14,7 @@ class LocalCPUConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Attributes:
         shared: ``memfd`` is an unnamed memory file that other processes open
             through ``/proc``; ``shm`` an exclusive file in ``/dev/shm`` that
-            loses its name once the other process has it; ``auto`` takes the
+            loses its name once all processes have it; ``auto`` takes the
             first wherever others may open it.
         hugepages: Whether to ask the kernel for huge pages.
         prefault: Whether to commit all of it at the start instead of as it is

@@ -100,7 +100,7 @@ def _give_name(fd: int, folder: Path, name: str) -> None:
 
 
 def collect_stale(folder: Path = SHM) -> int:
-    """Remove files of ours whose owner died before they were attached.
+    """Remove files of ours whose owner died before all had attached them.
 
     Returns:
         How many there were.

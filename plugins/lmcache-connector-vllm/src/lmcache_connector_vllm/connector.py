@@ -15,17 +15,28 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from lmcache_connector_vllm.kv_groups import cached_group_ids, common_block_tokens
 from lmcache_connector_vllm.launch import Launched
 from lmcache_connector_vllm.logs import join_vllm_log
-from lmcache_connector_vllm.metadata import IDLE, StepPlan, StepReport, WorkerOffer
+from lmcache_connector_vllm.metadata import (
+    IDLE,
+    StepPlan,
+    StepReport,
+    WorkerOffer,
+    WorkerRefusal,
+)
+from lmcache_connector_vllm.peers import PeerError, Peers
+from lmcache_connector_vllm.place import Place
 from lmcache_connector_vllm.scheduler_side import SchedulerSide
 from lmcache_connector_vllm.settings import engine_config
 from lmcache_connector_vllm.stats import CachePromMetrics, CacheStats
 from lmcache_connector_vllm.support import why_declined
+from lmcache_connector_vllm.unserved import UnservedError
 from lmcache_connector_vllm.worker_side import WorkerSide
+from lmcache_connector_vllm.worker_start import agree_on_shards, start_worker
 from lmcache_core.errors import ConfigError, LMCacheError, PluginError, UnknownNameError
 from lmcache_core.log import get_logger
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+    from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorHandshakeMetadata
     from vllm.distributed.kv_transfer.kv_connector.v1.metrics import PromMetric, PromMetricT
     from vllm.forward_context import ForwardContext
     from vllm.v1.attention.backend import AttentionMetadata
@@ -71,7 +82,7 @@ class LMCacheConnectorV1(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._declined = why_declined(vllm_config, kv_cache_config)
         if self._declined is not None:
             if role == KVConnectorRole.SCHEDULER:
-                log.warning("connector.declined", reason=self._declined, outcome="no cache")
+                self._decline(self._declined)
             return
         self._config = engine_config(
             vllm_config,
@@ -87,19 +98,31 @@ class LMCacheConnectorV1(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     # -- the worker's side --------------------------------------------------
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
-        """Make the shared region and the movers between it and the KV cache."""
-        if self._declined is not None:
-            return
+        """Make or map the shared region, and the movers between it and the KV cache."""
+        peers = Peers.of(self._vllm_config.parallel_config)
         try:
-            self._worker = WorkerSide(
-                self._vllm_config, self._kv_cache_config, self._config, kv_caches
+            shard = agree_on_shards(peers, self._kv_cache_config, kv_caches, self._declined)
+            self._worker = start_worker(
+                peers,
+                shard,
+                self._config,
+                vllm_config=self._vllm_config,
+                kv_cache_config=self._kv_cache_config,
+                kv_caches=kv_caches,
             )
+        except UnservedError as error:
+            self._declined = str(error)
+        except PeerError:
+            # The rank that failed says so in the log, or ends the start.
+            return
         except LMCacheError as error:
             self._survive(error)
 
-    def get_handshake_metadata(self) -> WorkerOffer | None:
-        """What the scheduler's side needs to know of the worker's."""
-        return None if self._worker is None else self._worker.offer
+    def get_handshake_metadata(self) -> WorkerOffer | WorkerRefusal | None:
+        """What the scheduler's side needs to know of this rank."""
+        if self._worker is not None:
+            return self._worker.offer
+        return None if self._declined is None else WorkerRefusal(self._declined)
 
     def start_load_kv(self, forward_context: ForwardContext, **kwargs: object) -> None:  # noqa: ARG002 - vLLM's
         """Load what the step reads; the loads of this connector are done when it returns."""
@@ -137,18 +160,34 @@ class LMCacheConnectorV1(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         """Remember vLLM's block pool, whose blocks are held during stores."""
         self._block_pool = gpu_block_pool
 
-    def set_xfer_handshake_metadata(self, metadata: dict[int, WorkerOffer]) -> None:
-        """Start the engine in the region that the worker made."""
+    def set_xfer_handshake_metadata_pp_aware(
+        self, metadata: dict[tuple[int, int], KVConnectorHandshakeMetadata]
+    ) -> None:
+        """Start the engine in the region that the ranks have mapped.
+
+        Args:
+            metadata: What the ranks hand over, by pipeline and tensor rank.
+        """
         if self._declined is not None:
             return
-        if len(metadata) != 1:
+        # Stage by stage, tensor rank by tensor rank, as the shards lie in a slot.
+        answers = [metadata[rank] for rank in sorted(metadata)]
+        refusal = next((each for each in answers if isinstance(each, WorkerRefusal)), None)
+        if refusal is not None:
+            self._decline(refusal.reason)
+            return
+        offers = [each for each in answers if isinstance(each, WorkerOffer)]
+        if len(offers) != self._vllm_config.parallel_config.world_size:
             log.warning(
-                "connector.no_region", outcome="no cache", reason="the worker's log says why"
+                "connector.no_region", outcome="no cache", reason="the workers' log says why"
             )
             return
-        (offer,) = metadata.values()
+        apart = Place.here().apart_from(offers[0].place)
+        if apart is not None:
+            self._decline(f"the scheduler is {apart} than its ranks")
+            return
         try:
-            launched = Launched(self._vllm_config, self._kv_cache_config, self._config, offer)
+            launched = Launched(self._vllm_config, self._kv_cache_config, self._config, offers)
         except LMCacheError as error:
             self._survive(error)
             return
@@ -156,6 +195,7 @@ class LMCacheConnectorV1(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._scheduler = SchedulerSide(
             launched.facade,
             self._config,
+            ranks=len(offers),
             block_tokens=common_block_tokens(self._kv_cache_config),
             group_ids=cached_group_ids(self._kv_cache_config),
             pool=self._block_pool,
@@ -264,6 +304,10 @@ class LMCacheConnectorV1(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._scheduler = None
         if self._launched is not None:
             self._launched.close()
+
+    def _decline(self, reason: str) -> None:
+        self._declined = reason
+        log.warning("connector.declined", reason=reason, outcome="no cache")
 
     def _survive(self, error: LMCacheError) -> None:
         """Serve without a cache after a failure of the machine.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vllm.v1.kv_cache_interface import SlidingWindowSpec, iter_layer_specs
@@ -49,14 +50,20 @@ def common_block_tokens(kv_cache_config: KVCacheConfig) -> int:
     return math.lcm(*(group.kv_cache_spec.block_size for group in groups))
 
 
-def engine_groups(kv_cache_config: KVCacheConfig, offer: WorkerOffer) -> tuple[KVGroup, ...]:
+def engine_groups(
+    kv_cache_config: KVCacheConfig, offers: Sequence[WorkerOffer]
+) -> tuple[KVGroup, ...]:
     """The groups as the engine needs to know them.
 
     Args:
         kv_cache_config: The KV cache as vLLM laid it out.
-        offer: What the worker found.
+        offers: What the ranks found.
     """
     return tuple(
-        KVGroup(group.kv_cache_spec.block_size, sum(page_bytes), window_of(group.kv_cache_spec))
-        for group, page_bytes in zip(cached_groups(kv_cache_config), offer.page_bytes, strict=True)
+        KVGroup(
+            group.kv_cache_spec.block_size,
+            sum(sum(offer.page_bytes[number]) for offer in offers if offer.stores),
+            window_of(group.kv_cache_spec),
+        )
+        for number, group in enumerate(cached_groups(kv_cache_config))
     )

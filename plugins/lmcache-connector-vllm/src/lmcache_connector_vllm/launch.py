@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ class Launched:
         vllm_config: vLLM's configuration.
         kv_cache_config: The KV cache as vLLM laid it out.
         config: The instance's configuration.
-        offer: What the worker handed over.
+        offers: What the ranks handed over, in the order of their shards.
 
     Attributes:
         facade: The engine.
@@ -49,18 +50,19 @@ class Launched:
         vllm_config: VllmConfig,
         kv_cache_config: KVCacheConfig,
         config: EngineConfig,
-        offer: WorkerOffer,
+        offers: Sequence[WorkerOffer],
     ) -> None:
         registry = PluginRegistry.discover()
         self.sources = {tier.backend: _source(tier.backend, registry) for tier in config.tiers}
         with ExitStack() as opened:
-            region = attach_region(config, registry, offer.extent)
+            region = attach_region(config, registry, offers[0].extent)
             opened.callback(region.close)
+            region.forget_name()
             self.facade = start(
                 config=config,
-                namespace=namespace_of(vllm_config, kv_cache_config, config, offer),
+                namespace=namespace_of(vllm_config, kv_cache_config, config, offers),
                 region=region,
-                groups=engine_groups(kv_cache_config, offer),
+                groups=engine_groups(kv_cache_config, offers),
                 registry=registry,
             )
             opened.callback(self.facade.close)

@@ -10,6 +10,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorWorkerMetadata,
 )
 
+from lmcache_connector_vllm.place import Place
 from lmcache_core.api import ExtentHandle
 from lmcache_core.api.connector import CopyJob
 
@@ -41,10 +42,10 @@ DRAIN = StepPlan(drain=True)
 
 @dataclass(frozen=True)
 class StepReport(KVConnectorWorkerMetadata):  # type: ignore[misc]
-    """Jobs that a worker has finished since its last report.
+    """Jobs that ranks have finished since their last report.
 
     Attributes:
-        done: Jobs that moved all their pages.
+        done: Jobs that moved all their pages, once for each rank that did.
         failed: Jobs that did not.
     """
 
@@ -52,21 +53,37 @@ class StepReport(KVConnectorWorkerMetadata):  # type: ignore[misc]
     failed: tuple[int, ...]
 
     def aggregate(self, other: StepReport) -> StepReport:
-        """Join another report of the same rank to this one."""
+        """Join the report of another rank, or a later one, to this one."""
         return StepReport(self.done + other.done, self.failed + other.failed)
 
 
 @dataclass(frozen=True)
 class WorkerOffer(KVConnectorHandshakeMetadata):  # type: ignore[misc]
-    """What the worker hands to the scheduler once, at the start.
+    """What a rank hands to the scheduler once, at the start.
 
     Attributes:
-        extent: The shared region the worker made.
+        place: Where the rank runs.
+        extent: The shared region, the same on all ranks.
         page_bytes: Bytes of a page, per KV group and layer. The scheduler's
-            own configuration is simplified and may name one layer for all.
+            own configuration is that of the first rank, and simplified.
         isa: What decides the order of bytes inside a page.
+        stores: Whether the rank has a shard of its own in each slot; if not,
+            its pages are those of a rank before it.
     """
 
+    place: Place
     extent: ExtentHandle
     page_bytes: tuple[tuple[int, ...], ...]
     isa: str
+    stores: bool
+
+
+@dataclass(frozen=True)
+class WorkerRefusal(KVConnectorHandshakeMetadata):  # type: ignore[misc]
+    """Says instead of an offer why the instance is served without a cache.
+
+    Attributes:
+        reason: One sentence, the same on all ranks.
+    """
+
+    reason: str

@@ -25,7 +25,7 @@ def namespace_of(
     vllm_config: VllmConfig,
     kv_cache_config: KVCacheConfig,
     config: EngineConfig,
-    offer: WorkerOffer,
+    offers: Sequence[WorkerOffer],
 ) -> Namespace:
     """Name everything static that decides what is in a page.
 
@@ -33,8 +33,9 @@ def namespace_of(
         vllm_config: vLLM's configuration.
         kv_cache_config: The KV cache as vLLM laid it out.
         config: The instance's configuration.
-        offer: What the worker found.
+        offers: What the ranks found, in the order of their shards.
     """
+    parallel = vllm_config.parallel_config
     model = vllm_config.model_config
     cache = vllm_config.cache_config
     served = model.served_model_name
@@ -46,30 +47,40 @@ def namespace_of(
         engine="vllm-" + ".".join(vllm.__version__.split(".")[:2]),
         dtype=str(model.dtype).removeprefix("torch."),
         layout=kv_cache_config.kv_cache_layout or "",
-        isa=offer.isa,
+        isa="+".join(sorted({offer.isa for offer in offers})),
         block_size=tuple(group.kv_cache_spec.block_size for group in groups),
-        page_bytes=tuple(chain.from_iterable(offer.page_bytes)),
+        page_bytes=tuple(
+            chain.from_iterable(
+                page_bytes for offer in offers if offer.stores for page_bytes in offer.page_bytes
+            )
+        ),
         chunk_size=config.chunk_size,
-        ranks=vllm_config.parallel_config.world_size,
+        ranks=parallel.world_size,
         extra={
             "attention_backend": str(vllm_config.attention_config.backend),
             "hf_overrides": _spelled(model.hf_overrides),
             "kv_cache_dtype": str(cache.cache_dtype),
             "load_format": str(vllm_config.load_config.load_format),
             "max_model_len": str(model.max_model_len),
+            "pipeline_parallel_size": str(parallel.pipeline_parallel_size),
             "quantization": str(model.quantization),
-            **_grouping(groups, offer),
+            "tensor_parallel_size": str(parallel.tensor_parallel_size),
+            **_grouping(groups, offers),
         },
     )
 
 
-def _grouping(groups: Sequence[KVCacheGroupSpec], offer: WorkerOffer) -> dict[str, str]:
+def _grouping(groups: Sequence[KVCacheGroupSpec], offers: Sequence[WorkerOffer]) -> dict[str, str]:
     """Which layers share a block table and how far they see; nothing for plain models."""
     windows = [window_of(group.kv_cache_spec) for group in groups]
     if windows == [None]:
         return {}
-    layers = (len(page_bytes) for page_bytes in offer.page_bytes)
-    parts = (f"{n}*{window or 'full'}" for n, window in zip(layers, windows, strict=True))
+    parts = (
+        f"{len(page_bytes)}*{window or 'full'}"
+        for offer in offers
+        if offer.stores
+        for page_bytes, window in zip(offer.page_bytes, windows, strict=True)
+    )
     return {"kv_groups": " ".join(parts)}
 
 

@@ -1,4 +1,4 @@
-"""The shared region of an instance, made by its worker, mapped by its scheduler."""
+"""The shared region of an instance, made by its first rank, mapped by all others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lmcache_core.memory import HostRegion
 from lmcache_core.plugins import PluginRegistry
 
 
-def create_region(config: EngineConfig) -> HostRegion:
+def create_region(config: EngineConfig, registry: PluginRegistry) -> HostRegion:
     """Make the region: the memory tier and the staging part, in one.
 
     Raises:
@@ -19,14 +19,14 @@ def create_region(config: EngineConfig) -> HostRegion:
     """
     tier = config.memory_tier
     nbytes = (tier.capacity_bytes or 0) + config.staging_bytes
-    spec = memory_spec(config, PluginRegistry.discover())
+    spec = memory_spec(config, registry)
     return HostRegion.create(spec, tier.options, _context(config), nbytes)
 
 
 def attach_region(
     config: EngineConfig, registry: PluginRegistry, handle: ExtentHandle
 ) -> HostRegion:
-    """Map the region that the worker made.
+    """Map the region that the first rank made.
 
     Raises:
         BackendError: It is another host's, gone, or may not be opened.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lmcache_connector_vllm.acknowledgements import Acknowledgements
 from lmcache_connector_vllm.block_holds import BlockHolds
 from lmcache_connector_vllm.metadata import DRAIN, IDLE, StepPlan, StepReport
 from lmcache_connector_vllm.scope import Scopes, skips_save
@@ -41,6 +42,7 @@ class SchedulerSide:
     Args:
         facade: The engine; this side closes it.
         config: The instance's configuration.
+        ranks: Number of workers that copy.
         block_tokens: Tokens after which the blocks of all groups end together.
         group_ids: Numbers of vLLM's KV cache groups that are cached.
         pool: vLLM's block pool.
@@ -53,6 +55,7 @@ class SchedulerSide:
         facade: CacheFacade,
         config: EngineConfig,
         *,
+        ranks: int,
         block_tokens: int,
         group_ids: Sequence[int],
         pool: BlockPool,
@@ -68,6 +71,7 @@ class SchedulerSide:
         self._reads = reads
         self._writes = writes
         self._holds = BlockHolds(pool)
+        self._acknowledgements = Acknowledgements(ranks)
         self._scopes = Scopes()
         self._stats = StatsReader(facade)
         self._tracked: dict[str, Tracked] = {}
@@ -200,7 +204,8 @@ class SchedulerSide:
         return DRAIN if not scheduled and self._facade.open_jobs else IDLE
 
     def acknowledge(self, report: StepReport) -> None:
-        """Take in what the worker has finished."""
+        """Take in what ranks have finished; a job is, when all of them have."""
+        report = self._acknowledgements.add(report)
         self._facade.acknowledge(report.done, failed=report.failed)
         for job_id in (*report.done, *report.failed):
             self._holds.release(job_id)
@@ -213,7 +218,7 @@ class SchedulerSide:
 
     @property
     def open_jobs(self) -> int:
-        """Number of jobs that the worker has not acknowledged.
+        """Number of jobs that not all ranks have acknowledged.
 
         Acknowledgements travel only in steps, so vLLM has to go on stepping.
         """

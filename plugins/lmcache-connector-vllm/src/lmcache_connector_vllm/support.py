@@ -27,13 +27,14 @@ SCATTERED_LAYOUTS = frozenset({"LHBNC", "BHLNC"})
 def why_declined(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> str | None:
     """Why this instance is served without a cache, or None where it is not.
 
-    Both sides of the connector ask, and reach the same answer.
+    The scheduler's side asks and so does each rank; where one of them has a
+    reason, all go by it.
     """
     if vllm_config.model_config.is_encoder_decoder:
         return "encoder-decoder models keep state that is not in the paged KV cache"
-    ranks = vllm_config.parallel_config.world_size
-    if ranks > 1:
-        return f"the model runs on {ranks} ranks; one is supported so far"
+    parallel = vllm_config.parallel_config
+    if max(parallel.decode_context_parallel_size, parallel.prefill_context_parallel_size) > 1:
+        return "context parallelism spreads the tokens of a block over ranks"
     if getattr(vllm_config.cache_config, "calculate_kv_scales", False):
         return "KV scales are computed at run time, so equal tokens do not mean equal bytes"
     numbers = cached_group_ids(kv_cache_config)
@@ -51,6 +52,8 @@ def why_declined(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> str
 
 
 def _why_group_declined(group: KVCacheGroupSpec) -> str | None:
+    if not group.layer_names:
+        return "has no layers in one of the pipeline's stages"
     if group.host_resident:
         return "is not on the device"
     for spec in iter_layer_specs(group.kv_cache_spec):

@@ -12,12 +12,12 @@ import torch
 from lmcache_connector_vllm.copy_thread import CopyThread
 from lmcache_connector_vllm.kv_pages import page_isa, page_tables
 from lmcache_connector_vllm.metadata import StepPlan, StepReport, WorkerOffer
-from lmcache_connector_vllm.region import create_region
+from lmcache_connector_vllm.place import Place
+from lmcache_connector_vllm.shard import Shard
 from lmcache_connector_vllm.unreadable import UnreadableError
 from lmcache_core.api.connector import CopyJob
-from lmcache_core.config import EngineConfig
 from lmcache_core.log import get_logger
-from lmcache_core.memory import GroupMover, PageMover, PageTable
+from lmcache_core.memory import GroupMover, HostRegion, PageMover, PageTable
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -34,19 +34,19 @@ core that the copy needs; a request that arrives meanwhile waits no longer."""
 
 
 class WorkerSide:
-    """Owns the shared region, the movers and the copy thread of one rank.
+    """Owns the movers and the copy thread of one rank; made by ``start_worker``.
 
     Args:
         vllm_config: vLLM's configuration.
         kv_cache_config: The KV cache as vLLM laid it out.
-        config: The instance's configuration.
+        region: The shared region; this side closes it.
+        shard: What part of a chunk this rank holds.
         kv_caches: The layers' views of the KV cache, by name.
 
     Attributes:
         offer: What the scheduler's side needs to know.
 
     Raises:
-        BackendError: The memory cannot be had.
         LMCacheError: Pages cannot be moved here.
     """
 
@@ -54,30 +54,35 @@ class WorkerSide:
         self,
         vllm_config: VllmConfig,
         kv_cache_config: KVCacheConfig,
-        config: EngineConfig,
+        region: HostRegion,
+        shard: Shard,
         kv_caches: Mapping[str, torch.Tensor],
     ) -> None:
-        tables = page_tables(kv_cache_config, kv_caches)
+        tables = [
+            PageTable(table.layers, before_bytes)
+            for table, before_bytes in zip(
+                page_tables(kv_cache_config, kv_caches), shard.before_bytes, strict=True
+            )
+        ]
         device = next(iter(kv_caches.values())).device
         self._device = device
-        self._region = create_region(config)
-        try:
-            self._loader, self._storer = self._movers(tables, device)
-        except Exception:
-            self._region.close()
-            raise
+        self._region = region
+        self._stores = shard.stores
+        self._loader, self._storer = self._movers(tables, device)
         # A CUDA mover has one stream and takes one call at a time.
         self._turn: AbstractContextManager[object] = (
             threading.Lock() if device.type == "cuda" else nullcontext()
         )
         self._thread = CopyThread(self._gather)
-        self._loaded: list[int] = []
+        self._done: list[int] = []
         self._failed: list[int] = []
         self._invalid: set[int] = set()
         self.offer = WorkerOffer(
-            extent=self._region.extent.handle,
+            place=Place.here(),
+            extent=region.extent.handle,
             page_bytes=tuple(tuple(layer.page_bytes for layer in table.layers) for table in tables),
             isa=page_isa(vllm_config, kv_cache_config, device),
+            stores=shard.stores,
         )
 
     def load(self, plan: StepPlan) -> None:
@@ -109,11 +114,15 @@ class WorkerSide:
                 for copy in job.copies:
                     self._invalid.update(copy.block_ids)
             else:
-                self._loaded.append(job.job_id)
+                self._done.append(job.job_id)
 
     def store(self, plan: StepPlan) -> None:
         """Hand the plan's stores to the copy thread; called after the forward pass."""
-        if plan.stores:
+        if not self._stores:
+            # Another rank copies the same pages, and the job is done when it
+            # says so too.
+            self._done.extend(job.job_id for job in plan.stores)
+        elif plan.stores:
             ready = self._pages_ready()
             for job in plan.stores:
                 self._thread.submit(job, ready)
@@ -123,11 +132,11 @@ class WorkerSide:
     def report(self) -> StepReport | None:
         """Jobs finished since the last call, or None."""
         stored = self._thread.take()
-        if stored is None and not self._loaded and not self._failed:
+        if stored is None and not self._done and not self._failed:
             return None
         done, failed = stored or ((), ())
-        report = StepReport((*done, *self._loaded), (*failed, *self._failed))
-        self._loaded.clear()
+        report = StepReport((*done, *self._done), (*failed, *self._failed))
+        self._done.clear()
         self._failed.clear()
         return report
 
