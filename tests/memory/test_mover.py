@@ -234,6 +234,40 @@ def test_other_threads_run_while_pages_move() -> None:
 
 
 @pytest.mark.parametrize("native", IMPLEMENTATIONS)
+def test_the_pages_of_several_ranks_lie_rank_by_rank(native: bool) -> None:
+    """Each rank knows only how much of a block comes before its own part."""
+    first, second = Bench([(0, 9, 8, 5), (0, 9, 9, 5)], 200), Bench([(0, 7, 7, 5)], 1)
+    copies = [SlotCopy(3, 4, 1, (2, 0, 4)), SlotCopy(110, 2, 0, (1, 3))]
+    address = addressof(c_char.from_buffer(first.region))
+    movers = [
+        PageMover(PageTable(rank.table().layers, before), address, 200, native=native)
+        for rank, before in ((first, 0), (second, 8 + 9))
+    ]
+    expected = bytearray(first.gathered(copies))
+    for copy in copies:
+        start = copy.offset + copy.slot_blocks * (8 + 9) + copy.first_block * 7
+        for place, block in enumerate(copy.block_ids):
+            at = start + place * 7
+            expected[at : at + 7] = second.pages[block * 7 : block * 7 + 7]
+    assert [mover.gather(copies) for mover in movers] == [5 * (8 + 9), 5 * 7]
+    assert first.region == expected
+
+    pages = [bytes(rank.pages) for rank in (first, second)]
+    for rank in (first, second):
+        rank.pages[:] = bytes(len(rank.pages))
+    for mover in movers:
+        mover.scatter(copies)
+    for copy in copies:
+        for block in copy.block_ids:
+            assert second.pages[block * 7 : block * 7 + 7] == pages[1][block * 7 : block * 7 + 7]
+            assert first.pages[block * 9 : block * 9 + 8] == pages[0][block * 9 : block * 9 + 8]
+    # The last block ends where the region does; one byte less is not enough.
+    movers[1].gather([SlotCopy(200 - 24, 1, 0, (0,))])
+    with pytest.raises(LMCacheError, match="out of bounds"):
+        movers[1].gather([SlotCopy(200 - 23, 1, 0, (0,))])
+
+
+@pytest.mark.parametrize("native", IMPLEMENTATIONS)
 def test_a_closed_mover_moves_nothing(native: bool) -> None:
     bench = Bench([(0, 20, 20, 9)], 1000)
     mover = bench.mover(native=native)
@@ -268,3 +302,8 @@ def test_no_threads_are_refused() -> None:
 def test_a_page_table_that_cannot_be_is_refused(layers: list[LayerPages], message: str) -> None:
     with pytest.raises(LMCacheError, match=message):
         PageTable(layers)
+
+
+def test_a_rank_cannot_begin_before_its_slot() -> None:
+    with pytest.raises(LMCacheError, match="cannot begin at byte -1"):
+        PageTable([LayerPages(4096, 9, 9, 5)], before_bytes=-1)

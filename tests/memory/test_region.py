@@ -59,6 +59,20 @@ def test_nothing_is_left_of_a_closed_region(spec: MemoryBackendSpec) -> None:
         made.view(0, 1)
 
 
+def test_all_attach_before_the_name_goes(spec: MemoryBackendSpec) -> None:
+    with HostRegion.create(spec, {"shared": "shm"}, CONTEXT, NBYTES) as made:
+        handle = made.extent.handle
+        with (
+            HostRegion.attach(spec, {}, CONTEXT, handle) as one,
+            HostRegion.attach(spec, {}, CONTEXT, handle) as last,
+        ):
+            last.forget_name()
+            one.view(0, 3)[:] = b"all"
+            assert bytes(last.view(0, 3)) == bytes(made.view(0, 3)) == b"all"
+            with pytest.raises(BackendError):
+                HostRegion.attach(spec, {}, CONTEXT, handle)
+
+
 def test_a_view_outlives_the_region(spec: MemoryBackendSpec) -> None:
     """A storage call may still read when the engine closes."""
     before = mapped()

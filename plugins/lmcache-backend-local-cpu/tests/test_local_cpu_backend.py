@@ -92,10 +92,30 @@ def test_another_process_reads_and_writes_the_same_bytes(extent: Extent) -> None
     with python(OTHER_PROCESS, msgspec.json.encode(extent.handle).decode()) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "over\n"
-        if extent.handle.path is not None:
-            assert not Path(extent.handle.path).exists(), "attached, so it needs no name"
         _, errors = other.communicate("\n", timeout=30)
         assert other.returncode == 0, errors
+    assert bytes(extent.view(NBYTES - 4, 4)) == b"back"
+
+
+def test_any_number_of_processes_attach_it_until_its_name_goes(extent: Extent) -> None:
+    handle = msgspec.json.encode(extent.handle).decode()
+    with python(OTHER_PROCESS, handle) as one, python(OTHER_PROCESS, handle) as two:
+        for other in (one, two):
+            assert other.stdout is not None
+            assert other.stdout.readline() == "\0\0\0\0\n"
+        ours = backend()
+        last = ours.attach(extent.handle)
+        ours.forget_name(last)
+        if extent.handle.path is not None:
+            assert not Path(extent.handle.path).exists()
+            with pytest.raises(BackendError, match="cannot be opened"):
+                ours.attach(extent.handle)
+        last.view(10, 4)[:] = b"last"
+        for other in (one, two):
+            _, errors = other.communicate("\n", timeout=30)
+            assert other.returncode == 0, errors
+        ours.release(last)
+    assert bytes(extent.view(10, 4)) == b"last"
     assert bytes(extent.view(NBYTES - 4, 4)) == b"back"
 
 
@@ -105,6 +125,7 @@ def test_the_attached_bytes_outlive_their_maker(shared: str) -> None:
         assert maker.stdout is not None
         handle = msgspec.json.decode(maker.stdout.readline(), type=ExtentHandle)
         attached = ours.attach(handle)
+        ours.forget_name(attached)
         maker.kill()
         maker.communicate(timeout=30)
     attached.view(8000, 1)[:] = b"x"
