@@ -23,6 +23,25 @@ def register() -> None:
 
     PageMover.gather = faulty("gather", PageMover.gather)  # type: ignore[method-assign]
     PageMover.scatter = faulty("scatter", PageMover.scatter)  # type: ignore[method-assign]
+    let_stages_run_without_a_compiler()
+
+
+def let_stages_run_without_a_compiler() -> None:
+    """Do what vLLM 0.32 omits in an eager pipeline stage on a CPU.
+
+    It makes the buffer for what comes from the stage before only in the run
+    that warms up a compiled model, and fails in the first step without it.
+    """
+    from vllm.v1.worker.cpu_worker import CPUWorker
+
+    determine = CPUWorker.determine_available_memory
+
+    def determine_available_memory(worker: Any) -> int:
+        if worker.parallel_config.pipeline_parallel_size > 1:
+            worker.model_runner.profile_run()
+        return int(determine(worker))
+
+    CPUWorker.determine_available_memory = determine_available_memory
 
 
 def faulty(direction: str, move: Callable[..., int]) -> Callable[..., int]:

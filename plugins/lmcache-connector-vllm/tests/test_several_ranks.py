@@ -1,4 +1,4 @@
-"""Real servers of two ranks: two processes, each with a half of the model."""
+"""Real engines of two ranks: two processes, each with a half of the model."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lmcache_core.keys import tokens_to_bytes
 
 pytestmark = pytest.mark.vllm
 
+WINDOW = 96
 ENTRY_POINT = "[vllm.general_plugins]\nlmcache_rank_faults = rank_faults:register\n"
 
 
@@ -57,13 +58,19 @@ def faults(tmp_path_factory: pytest.TempPathFactory, engines: Any) -> Iterator[F
 
 
 @pytest.fixture
-def two_ranks(serve: Callable[..., Any], faults: Faults) -> Any:
-    """An engine with tensor parallel 2; the same for all tests of this module."""
+def halves(serve: Callable[..., Any], make_model: Callable[..., Path], faults: Faults) -> Any:
+    """Two tensor ranks, each with half of every layer's heads; some layers have windows."""
     return serve(
+        model=make_model("--layers", "4", "--sliding-window", str(WINDOW)),
         tensor_parallel_size=2,
         lmcache={"max_local_cpu_size": 0.006, "staging_size": 0.002},
-        transfer={"kv_load_failure_policy": "recompute"},
     )
+
+
+@pytest.fixture
+def stages(serve: Callable[..., Any], faults: Faults) -> Any:
+    """Two pipeline stages of one layer each, with two steps under way at once."""
+    return serve(pipeline_parallel_size=2, transfer={"kv_load_failure_policy": "recompute"})
 
 
 def check_warm_is_cold(serving: Any, ids: list[int]) -> None:
@@ -73,126 +80,137 @@ def check_warm_is_cold(serving: Any, ids: list[int]) -> None:
     assert warm.same_as(cold)
 
 
-def test_prompts_of_any_length_alone_and_together(
-    two_ranks: Any, fresh: Callable[[int], list[int]]
-) -> None:
+def check_prompts(serving: Any, fresh: Callable[[int], list[int]]) -> None:
     for length in (12, 32, 33, 64, 300):
-        check_warm_is_cold(two_ranks, fresh(length))
+        check_warm_is_cold(serving, fresh(length))
     # In several steps each, and in steps that several share.
     prompts = [fresh(length) for length in (600, 333, 97, 480)]
-    cold = [two_ranks.cold(ids) for ids in prompts]
-    together, warm = two_ranks.ask(prompts), two_ranks.ask(prompts)
+    cold = [serving.cold(ids) for ids in prompts]
+    together, warm = serving.ask(prompts), serving.ask(prompts)
     assert [answer.cached for answer in warm] == [599, 332, 96, 479]
     for reference, first, second in zip(cold, together, warm, strict=True):
         assert first.same_as(reference)
         assert second.same_as(reference)
-    assert two_ranks.totals()["failed_jobs"] == 0
+    beginning = prompts[0]
+    for shared in (590, 450, 300, 130):
+        ids = beginning[:shared] + fresh(30)[1:]
+        apart = serving.ask_one(ids, salt=f"apart: {beginning[0]} {shared}")
+        assert serving.ask_one(ids).same_as(apart)
+    assert serving.totals()["failed_jobs"] == 0
 
 
-def test_one_rank_has_half_of_each_page(two_ranks: Any) -> None:
-    namespace = two_ranks.engine.tiers.namespace
-    (group,) = two_ranks.engine.tiers.geometry.groups
+def test_halves_of_the_heads(halves: Any, fresh: Callable[[int], list[int]]) -> None:
+    check_prompts(halves, fresh)
+
+
+def test_one_rank_has_half_of_each_page(halves: Any) -> None:
+    namespace = halves.engine.tiers.namespace
+    groups = halves.engine.tiers.geometry.groups
     assert namespace.ranks == 2
     assert namespace.extra["tensor_parallel_size"] == "2"
-    assert sum(namespace.page_bytes) == group.block_bytes
+    assert sum(namespace.page_bytes) == sum(group.block_bytes for group in groups)
     layers = len(namespace.page_bytes) // 2
     assert namespace.page_bytes[:layers] == namespace.page_bytes[layers:]
 
 
-def test_a_pin_holds_on_all_ranks(two_ranks: Any, fresh: Callable[[int], list[int]]) -> None:
+def test_a_pin_holds_on_all_ranks(halves: Any, fresh: Callable[[int], list[int]]) -> None:
     ids = fresh(200)
-    cold = two_ranks.ask_one(ids)
-    pins = two_ranks.engine.tiers.pins
+    cold = halves.ask_one(ids)
+    pins = halves.engine.tiers.pins
     request = PinRequest(
         pin_id="held", version=1, location="LocalCPUBackend", tokens=tokens_to_bytes(ids)
     )
     report = pins.pin(request)
     assert (report.state, report.tokens_pinned) == (PinState.ACTIVE, 200)
     other = fresh(200)
-    two_ranks.ask_one(other)
+    halves.ask_one(other)
     for _ in range(3):
-        two_ranks.ask([fresh(500) for _ in range(8)], 1)
-    assert two_ranks.ask_one(other).cached == 0
-    warm = two_ranks.ask_one(ids)
+        halves.ask([fresh(500) for _ in range(8)], 1)
+    assert halves.ask_one(other).cached == 0
+    warm = halves.ask_one(ids)
     assert warm.cached == 199
     assert warm.same_as(cold)
     pins.unpin("held", 1)
 
 
-def test_aborts_leave_nothing(two_ranks: Any, fresh: Callable[[int], list[int]]) -> None:
+def test_aborts_leave_nothing(halves: Any, fresh: Callable[[int], list[int]]) -> None:
     ids = fresh(330)
-    cold = two_ranks.cold(ids)
-    free = two_ranks.free_blocks()
-    engine = two_ranks.llm.llm_engine
+    cold = halves.cold(ids)
+    free = halves.free_blocks()
+    engine = halves.llm.llm_engine
     for steps in range(5):
-        engine.add_request("goes", {"prompt_token_ids": ids}, two_ranks.sampling(8))
+        engine.add_request("goes", {"prompt_token_ids": ids}, halves.sampling(8))
         for _ in range(steps):
             engine.step()
         engine.abort_request(["goes"])
-        two_ranks.settle()
-        assert two_ranks.side.open_jobs == 0
-        assert two_ranks.leased() == 0
-        assert two_ranks.free_blocks() == free
-    assert two_ranks.ask_one(ids).same_as(cold)
+        halves.settle()
+        assert halves.side.open_jobs == 0
+        assert halves.leased() == 0
+        assert halves.free_blocks() == free
+    assert halves.ask_one(ids).same_as(cold)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("direction", ["gather", "scatter"])
 def test_the_comparison_notices_a_copy_that_one_rank_drops(
-    two_ranks: Any,
+    halves: Any,
     faults: Faults,
     fresh: Callable[[int], list[int]],
     direction: str,
     rank: int,
 ) -> None:
     with faults.plant(rank, direction, "drop"), pytest.raises(AssertionError):
-        check_warm_is_cold(two_ranks, fresh(300))
+        check_warm_is_cold(halves, fresh(300))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_store_that_fails_on_one_rank_is_a_miss(
-    two_ranks: Any, faults: Faults, fresh: Callable[[int], list[int]], rank: int
+    halves: Any, faults: Faults, fresh: Callable[[int], list[int]], rank: int
 ) -> None:
-    ids, free, failed = fresh(200), two_ranks.free_blocks(), two_ranks.totals()["failed_jobs"]
+    ids, free, failed = fresh(200), halves.free_blocks(), halves.totals()["failed_jobs"]
     with faults.plant(rank, "gather", "fail"):
-        cold = two_ranks.ask_one(ids)
-    assert two_ranks.totals()["failed_jobs"] > failed
-    assert two_ranks.free_blocks() == free
-    again, warm = two_ranks.ask_one(ids), two_ranks.ask_one(ids)
+        cold = halves.ask_one(ids)
+    assert halves.totals()["failed_jobs"] > failed
+    assert halves.free_blocks() == free
+    again, warm = halves.ask_one(ids), halves.ask_one(ids)
     assert (cold.cached, again.cached, warm.cached) == (0, 0, 199)
     assert again.same_as(cold)
     assert warm.same_as(cold)
 
 
 def test_what_one_rank_has_not_copied_yet_is_not_found(
-    two_ranks: Any, faults: Faults, fresh: Callable[[int], list[int]]
+    halves: Any, faults: Faults, fresh: Callable[[int], list[int]]
 ) -> None:
     ids = fresh(200)
     with faults.plant(1, "gather", "lag"):
         outputs = [
-            two_ranks.llm.generate(
-                [{"prompt_token_ids": ids}], two_ranks.sampling(8), use_tqdm=False
-            )[0]
+            halves.llm.generate([{"prompt_token_ids": ids}], halves.sampling(8), use_tqdm=False)[0]
             for _ in range(2)
         ]
         assert [output.num_cached_tokens for output in outputs] == [0, 0]
-        assert two_ranks.side.open_jobs > 0
-        assert two_ranks.side.holds_blocks
-    two_ranks.settle()
-    assert not two_ranks.side.holds_blocks
-    warm = two_ranks.ask_one(ids)
+        assert halves.side.open_jobs > 0
+        assert halves.side.holds_blocks
+    halves.settle()
+    assert not halves.side.holds_blocks
+    warm = halves.ask_one(ids)
     assert warm.cached == 199
     assert warm.tokens == tuple(outputs[0].outputs[0].token_ids)
 
 
+def test_stages_of_a_pipeline(stages: Any, fresh: Callable[[int], list[int]]) -> None:
+    check_prompts(stages, fresh)
+    namespace = stages.engine.tiers.namespace
+    assert (namespace.ranks, namespace.extra["pipeline_parallel_size"]) == (2, "2")
+
+
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_load_that_fails_on_one_rank_is_computed(
-    two_ranks: Any, faults: Faults, fresh: Callable[[int], list[int]], rank: int
+def test_a_load_that_fails_in_one_stage_is_computed(
+    stages: Any, faults: Faults, fresh: Callable[[int], list[int]], rank: int
 ) -> None:
     ids, other = fresh(200), fresh(100)
-    cold, other_cold = two_ranks.ask([ids, other])
+    cold, other_cold = stages.ask([ids, other])
     with faults.plant(rank, "scatter", "fail"):
-        for reference, answer in zip((cold, other_cold), two_ranks.ask([ids, other]), strict=True):
+        for reference, answer in zip((cold, other_cold), stages.ask([ids, other]), strict=True):
             assert answer.same_as(reference)
-    assert two_ranks.leased() == 0
-    assert two_ranks.ask_one(ids).same_as(cold)
+    assert stages.leased() == 0
+    assert stages.ask_one(ids).same_as(cold)
