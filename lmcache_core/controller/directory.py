@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -10,6 +9,7 @@ from lmcache_core.api.messages import Register
 from lmcache_core.api.transport import Peer
 from lmcache_core.controller.engine_record import EngineRecord, EngineState
 from lmcache_core.controller.failures import EngineAwayError, TooManyError
+from lmcache_core.controller.ranks import means
 from lmcache_core.errors import UnknownNameError
 
 MAX_ENGINES = 4096
@@ -111,8 +111,7 @@ class Directory:
         """
         if instance_id in self._engines:
             return [self._engines[instance_id]]
-        rank = re.compile(re.escape(instance_id) + r"_dp\d+")
-        ranks = [engine for engine in self if rank.fullmatch(engine.instance_id)]
+        ranks = [engine for engine in self if means(instance_id, engine.instance_id)]
         return ranks or [self.get(instance_id)]
 
     def live_members(self, instance_id: str) -> list[EngineRecord]:

@@ -8,6 +8,7 @@ import math
 import msgspec
 
 from lmcache_core.api.pins import OnMissing, PinReport, PinRequest, PinState, Renew
+from lmcache_core.controller.ranks import means
 from lmcache_core.keys import EMPTY_SCOPE, TOKEN_BYTES, Scope
 
 PIN_OVERHEAD_BYTES = 1024
@@ -162,6 +163,10 @@ class PinRow(msgspec.Struct, kw_only=True):
         if self.adopted:
             known = msgspec.structs.replace(known, ttl_seconds=content.ttl_seconds)
         return known == content
+
+    def is_in(self, instance_id: str) -> bool:
+        """Whether it has a place in an instance, or in one of its data-parallel ranks."""
+        return any(means(instance_id, name) for name in self.places)
 
     @property
     def state(self) -> PinState:

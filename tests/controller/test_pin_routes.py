@@ -126,6 +126,33 @@ def test_a_pin_of_two_instances_is_made_in_both_or_in_none(controller: Controlle
         assert not two.held
 
 
+def test_a_pin_in_a_server_of_several_ranks_is_in_all_of_them(
+    controller: ControllerProcess,
+) -> None:
+    with (
+        controller.peer("server_dp0") as first,
+        controller.peer("server_dp1") as second,
+        controller.peer("server_dpx") as other,
+    ):
+        first.cache(PROMPT)
+        second.cache(PROMPT[:16])
+        places = [{"instance_id": "server", "location": MEMORY}]
+        made = put(controller, first, "ranks", placements=places)
+        assert made.status_code == 201
+        by_rank = {p["instance_id"]: p["num_tokens"] for p in made.json()["placements"]}
+        assert by_rank == {"server_dp0": 42, "server_dp1": 16}
+        assert made.json()["state"] == "partial"
+        assert (len(first.held), len(second.held), len(other.held)) == (1, 1, 0)
+        for name, found in (("server", 1), ("server_dp1", 1), ("server_dpx", 0), ("serv", 0)):
+            listed = controller.client.get("/v1/pins", params={"instance_id": name}).json()
+            assert len(listed["pins"]) == found
+            listed = controller.post("/pins", instance_id=name).json()
+            assert len(listed["pins"]) == found
+        assert controller.client.delete("/v1/pins/ranks").status_code == 200
+        assert not first.held
+        assert not second.held
+
+
 def test_two_locations_of_one_instance_are_refused_in_words(
     controller: ControllerProcess, peer: EnginePeer
 ) -> None:

@@ -264,7 +264,7 @@ def _pins(plane: ControlPlane, wanted: bodies.PinsBody) -> bodies.PinsAnswer:
         pins = [
             view(row)
             for row in plane.ledger.rows()
-            if (wanted.instance_id is None or wanted.instance_id in row.places)
+            if (wanted.instance_id is None or row.is_in(wanted.instance_id))
             and (wanted.owner is None or wanted.owner == row.content.owner)
             and (
                 wanted.location is None

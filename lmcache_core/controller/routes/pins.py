@@ -12,6 +12,7 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from lmcache_core.api.pins import OnMissing, PinState, Renew
+from lmcache_core.controller.directory import Directory
 from lmcache_core.controller.failures import FieldError
 from lmcache_core.controller.keeper import ANY_VERSION
 from lmcache_core.controller.pin_row import PinContent, PinRow, Place
@@ -52,13 +53,25 @@ class PinBody(Scoped, frozen=True, kw_only=True):
     labels: fields.Labels = msgspec.field(default_factory=dict)
     timeout_s: fields.TimeoutSeconds | None = None
 
-    def content(self) -> PinContent:
+    def content(self, directory: Directory) -> PinContent:
         """What the ledger keeps of it.
+
+        Args:
+            directory: Says which data-parallel ranks an instance has.
 
         Raises:
             FieldError: Two placements are in one instance.
+            UnknownNameError: An instance is not known.
         """
-        places = tuple(sorted({Place(p.instance_id, p.location) for p in self.placements}))
+        places = tuple(
+            sorted(
+                {
+                    Place(engine.instance_id, placement.location)
+                    for placement in self.placements
+                    for engine in directory.members(placement.instance_id)
+                }
+            )
+        )
         if len({place.instance_id for place in places}) < len(places):
             message = "placements: one instance is named with two locations; use two pins"
             raise FieldError(message)
@@ -119,7 +132,7 @@ class PinRoutes(Controller):
             job.pin_id = pin_id
             kept = await plane.keeper.put(
                 pin_id,
-                data.content(),
+                data.content(plane.directory),
                 plane.deadline(data.timeout_s),
                 if_match=_version(if_match),
                 if_none_match=if_none_match is not None,
@@ -157,7 +170,7 @@ class PinRoutes(Controller):
         def matches(row: PinRow) -> bool:
             return (
                 (owner is None or row.content.owner == owner)
-                and (instance_id is None or instance_id in row.places)
+                and (instance_id is None or row.is_in(instance_id))
                 and (location is None or any(p.location == location for p in row.places.values()))
                 and (pin_state is None or row.state is pin_state)
                 and wanted.items() <= row.content.labels.items()
