@@ -13,10 +13,11 @@ from lmcache_core.config import EngineConfig
 pytestmark = pytest.mark.vllm
 
 
-def vllm_config(device: str = "cpu", ranks: int = 1) -> Any:
+def vllm_config(device: str = "cpu", **parallel: int) -> Any:
+    sizes = {"decode_context_parallel_size": 1, "prefill_context_parallel_size": 1, **parallel}
     return SimpleNamespace(
         model_config=SimpleNamespace(is_encoder_decoder=False),
-        parallel_config=SimpleNamespace(world_size=ranks),
+        parallel_config=SimpleNamespace(**sizes),
         cache_config=SimpleNamespace(calculate_kv_scales=False),
         device_config=SimpleNamespace(device_type=device),
     )
@@ -90,6 +91,18 @@ def test_several_groups_are_moved_on_cpus_only() -> None:
     assert why(kv_cache(full()), device="cuda") is None
 
 
+def test_tokens_that_are_spread_over_ranks_are_declined() -> None:
+    for size in ("decode_context_parallel_size", "prefill_context_parallel_size"):
+        reason = why(kv_cache(full()), **{size: 2})
+        assert reason == "context parallelism spreads the tokens of a block over ranks"
+
+
+def test_a_stage_without_layers_of_a_group_is_declined() -> None:
+    config = kv_cache(full(), window())
+    config.kv_cache_groups[1].layer_names.clear()
+    assert why(config) == "KV cache group 1 has no layers in one of the pipeline's stages"
+
+
 def test_groups_that_are_not_transferred_are_left_out() -> None:
     from lmcache_connector_vllm.kv_groups import cached_group_ids, common_block_tokens
 
@@ -107,8 +120,13 @@ def test_the_engine_is_told_of_windows_and_unlike_blocks() -> None:
     from lmcache_core.api.connector import KVGroup
 
     config = kv_cache(window(extra_retained_tokens=3), full(block_size=48))
-    offer: Any = SimpleNamespace(page_bytes=((10, 11), (20,)))
-    assert engine_groups(config, offer) == (KVGroup(32, 21, 67), KVGroup(48, 20))
+    offer: Any = SimpleNamespace(page_bytes=((10, 11), (20,)), stores=True)
+    assert engine_groups(config, [offer]) == (KVGroup(32, 21, 67), KVGroup(48, 20))
+    # Of ranks whose pages are equal, one has a part of the slot.
+    same: Any = SimpleNamespace(page_bytes=((10, 11), (20,)), stores=False)
+    next_one: Any = SimpleNamespace(page_bytes=((5,), (7, 8)), stores=True)
+    ranks = [offer, same, next_one, same]
+    assert engine_groups(config, ranks) == (KVGroup(32, 26, 67), KVGroup(48, 35))
     assert common_block_tokens(config) == 96
 
 
