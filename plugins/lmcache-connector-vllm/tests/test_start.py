@@ -170,6 +170,43 @@ def test_a_kind_of_kv_that_is_not_known_is_served_without_a_cache(
     engines.stop()
 
 
+@vllm
+@pytest.mark.parametrize("who", ["a rank", "the scheduler"])
+def test_what_a_rank_or_the_scheduler_declines_is_said_once_and_served(
+    serve: Callable[..., Any],
+    fresh: Callable[[int], list[int]],
+    engines: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    who: str,
+) -> None:
+    from lmcache_connector_vllm import connector, worker_start
+    from lmcache_connector_vllm.place import Place
+    from lmcache_connector_vllm.unserved import UnservedError
+
+    engines.stop()
+    if who == "a rank":
+        reason = "rank 1 of 2 is on another host"
+
+        def declines(*_: object) -> None:
+            raise UnservedError(reason)
+
+        monkeypatch.setattr(worker_start, "shard_of", declines)
+    else:
+        reason = "the scheduler is on another host (boot id elsewhere,"
+        elsewhere = SimpleNamespace(here=lambda: Place("elsewhere", "pid:[1]"))
+        monkeypatch.setattr(connector, "Place", elsewhere)
+    with caplog.at_level(logging.WARNING, "lmcache"):
+        serving = serve()
+    said = [record for record in caplog.records if "connector." in record.getMessage()]
+    assert len(said) == 1
+    assert reason in said[0].getMessage()
+    assert serving.connector._scheduler is None
+    ids = fresh(40)
+    assert serving.ask_one(ids).tokens == serving.ask_one(ids).tokens
+    engines.stop()
+
+
 def test_a_chunk_size_below_the_block_is_answered_with_the_block() -> None:
     from lmcache_connector_vllm.settings import fitted_chunk_size
 

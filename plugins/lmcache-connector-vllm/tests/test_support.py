@@ -13,10 +13,13 @@ from lmcache_core.config import EngineConfig
 pytestmark = pytest.mark.vllm
 
 
-def vllm_config(device: str = "cpu", **parallel: int) -> Any:
+def vllm_config(
+    device: str = "cpu", *, mla: bool = False, chunked: bool = True, **parallel: int
+) -> Any:
     sizes = {"decode_context_parallel_size": 1, "prefill_context_parallel_size": 1, **parallel}
     return SimpleNamespace(
-        model_config=SimpleNamespace(is_encoder_decoder=False),
+        model_config=SimpleNamespace(is_encoder_decoder=False, use_mla=mla),
+        scheduler_config=SimpleNamespace(enable_chunked_prefill=chunked),
         parallel_config=SimpleNamespace(**sizes),
         cache_config=SimpleNamespace(calculate_kv_scales=False),
         device_config=SimpleNamespace(device_type=device),
@@ -89,6 +92,15 @@ def test_several_groups_are_moved_on_cpus_only() -> None:
     reason = why(kv_cache(full(), window()), device="cuda")
     assert reason == "the model has 2 KV cache groups, which are moved on CPUs only"
     assert why(kv_cache(full()), device="cuda") is None
+
+
+def test_mla_is_declined_where_vllm_cannot_go_on_from_cached_tokens() -> None:
+    assert why(kv_cache(full()), mla=True, chunked=False) == (
+        "vLLM computes MLA on this CPU only from a prompt's first token on"
+    )
+    assert why(kv_cache(full()), mla=True) is None
+    assert why(kv_cache(full()), chunked=False) is None
+    assert why(kv_cache(full()), device="cuda", mla=True, chunked=False) is None
 
 
 def test_tokens_that_are_spread_over_ranks_are_declined() -> None:

@@ -32,6 +32,16 @@ def why_declined(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> str
     """
     if vllm_config.model_config.is_encoder_decoder:
         return "encoder-decoder models keep state that is not in the paged KV cache"
+    on_cpu = vllm_config.device_config.device_type == "cpu"
+    if (
+        on_cpu
+        and vllm_config.model_config.use_mla
+        and not vllm_config.scheduler_config.enable_chunked_prefill
+    ):
+        # vLLM has switched its own prefix cache off too: its decode kernel and
+        # its prefill do not agree, so that a prompt begun with cached tokens
+        # is not answered as a cold one.
+        return "vLLM computes MLA on this CPU only from a prompt's first token on"
     parallel = vllm_config.parallel_config
     if max(parallel.decode_context_parallel_size, parallel.prefill_context_parallel_size) > 1:
         return "context parallelism spreads the tokens of a block over ranks"
@@ -44,7 +54,7 @@ def why_declined(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> str
         reason = _why_group_declined(kv_cache_config.kv_cache_groups[number])
         if reason is not None:
             return f"KV cache group {number} {reason}"
-    if len(numbers) > 1 and vllm_config.device_config.device_type != "cpu":
+    if len(numbers) > 1 and not on_cpu:
         return f"the model has {len(numbers)} KV cache groups, which are moved on CPUs only"
     if kv_cache_config.kv_cache_layout in SCATTERED_LAYOUTS:
         return f"pages are not contiguous in the KV cache layout {kv_cache_config.kv_cache_layout}"
