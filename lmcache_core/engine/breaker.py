@@ -18,12 +18,17 @@ class Breaker:
 
     Args:
         clock: Monotonic seconds.
+
+    Attributes:
+        failures: How many there have been, so that who has waited can tell
+            whether there was one meanwhile.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._pause = 0.0
         self._closed_again_at = 0.0
+        self.failures = 0
 
     @property
     def healthy(self) -> bool:
@@ -46,5 +51,6 @@ class Breaker:
 
     def failed(self) -> None:
         """Open the breaker, for twice as long as last time."""
+        self.failures += 1
         self._pause = min(max(self._pause * 2, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
         self._closed_again_at = self._clock() + self._pause

@@ -38,6 +38,8 @@ class FrameSeal:
 
     def ensure(self, entry: Entry, frame: memoryview, namespace: bytes) -> None:
         """Fill the header page of a frame whose payload is in place, once."""
+        if entry.sealed:
+            return
         with self._lock:
             if not entry.sealed:
                 self._write(entry, frame, namespace)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.geometry import HEADER_BYTES, slot_size
 from lmcache_core.engine.piece import Piece, Pieces
+from lmcache_core.engine.reading import Read
 from lmcache_core.engine.request import Request
-from lmcache_core.engine.storage_tier import Read, StorageTier
+from lmcache_core.engine.storage_tier import StorageTier
 from lmcache_core.engine.tier_stack import TierStack
 from lmcache_core.keys import TOKEN_BYTES, Key
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
+
+PART_BYTES = 8 << 20
+"""Asked of a store in one call: more gives it nothing to do better, less costs it round trips."""
 
 
 class Fetch(NamedTuple):
@@ -122,12 +126,14 @@ class Promoter:
         return None
 
     def _submit(self, tier: StorageTier, reads: list[Read]) -> None:
-        def done(whole: list[bool]) -> None:
-            for read, ok in zip(reads, whole, strict=True):
-                self._take_in(read.entry, ok=ok)
+        for part in _parts(reads):
 
-        if not tier.read(reads, done):
-            done([False] * len(reads))
+            def done(whole: list[bool], part: Sequence[Read] = part) -> None:
+                for read, ok in zip(part, whole, strict=True):
+                    self._take_in(read.entry, ok=ok)
+
+            if not tier.read(part, done):
+                done([False] * len(part))
 
     def _take_in(self, entry: Entry, *, ok: bool) -> None:
         waiting = [
@@ -145,6 +151,16 @@ class Promoter:
             self._counters["promoted_chunks"] += 1
             for request in waiting:
                 request.promoted.append(entry)
+
+
+def _parts(reads: Sequence[Read]) -> Iterator[Sequence[Read]]:
+    """Cut reads up, so that some are verified while others are still read."""
+    first = nbytes = 0
+    for place, read in enumerate(reads, start=1):
+        nbytes += len(read.frame)
+        if nbytes >= PART_BYTES or place == len(reads):
+            yield reads[first:place]
+            first, nbytes = place, 0
 
 
 def reserve(tiers: TierStack, piece: Piece, tier: StorageTier) -> Read | None:

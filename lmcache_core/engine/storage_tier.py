@@ -7,12 +7,10 @@ know is handed to the engine through callbacks, which take the engine's lock.
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple
 
 from lmcache_core.api import Capability, PutStatus, StorageBackend
 from lmcache_core.api.messages import TierStatus
@@ -23,34 +21,22 @@ from lmcache_core.engine.frame import FrameSeal
 from lmcache_core.engine.hit_rule import HitRule
 from lmcache_core.engine.pages import Pages
 from lmcache_core.engine.piece import Cover, Pieces
+from lmcache_core.engine.reading import Read, Verdict, judge
 from lmcache_core.engine.recovery import paced
 from lmcache_core.engine.residents import Residents
-from lmcache_core.errors import FrameError, LMCacheError
+from lmcache_core.engine.sealer import Sealer, Sealing
+from lmcache_core.engine.workers import Workers
+from lmcache_core.errors import LMCacheError
 from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
 
-QUEUE_LENGTH = 1024
-"""Calls that may wait for a thread; more are refused and counted."""
-
-CLOSE_SECONDS = 2.0
-"""How long closing waits for a backend call that is under way."""
-
 RECOVER_SECONDS = 2.0
 """How long opening waits for a store to tell what it has; then it goes on behind."""
 
-
-class Read(NamedTuple):
-    """A frame to be read into the slot of an entry.
-
-    Attributes:
-        entry: Names the frame and owns the slot.
-        frame: The slot, header page and payload.
-    """
-
-    entry: Entry
-    frame: memoryview
+READERS = 2
+"""Threads that read, so that one verifies what it has while the other waits for the store."""
 
 
 Callback = Callable[[list[bool]], None]
@@ -119,9 +105,9 @@ class StorageTier:
         self._tokens: dict[Key, int] = {}
         # Of the few frames that have not all their pages.
         self._pages: dict[Key, Pages] = {}
-        self._writes: queue.Queue[Callable[[], None] | None] = queue.Queue(QUEUE_LENGTH)
-        self._reads: queue.Queue[Callable[[], None] | None] = queue.Queue(QUEUE_LENGTH)
-        self._threads: list[threading.Thread] = []
+        self._writes = Workers(f"lmcache-{name}-write")
+        self._reads = Workers(f"lmcache-{name}-read", READERS)
+        self._sealer = Sealer(name, seal)
 
     def open(
         self,
@@ -146,17 +132,11 @@ class StorageTier:
         self._on_evicted = on_evicted
         self._tokens_in = tokens_in
         self._calls.open()
-        for jobs, what in ((self._writes, "write"), (self._reads, "read")):
-            # Daemons: a backend call that never returns must not keep the
-            # serving process from exiting.
-            thread = threading.Thread(
-                target=_work, args=(jobs,), name=f"lmcache-{self.name}-{what}", daemon=True
-            )
-            thread.start()
-            self._threads.append(thread)
+        for part in (self._writes, self._reads, self._sealer):
+            part.start()
         if self._recovers:
             # Before anything is written or evicted, so that the bound holds.
-            self._submit(self._writes, self._recover)
+            self._writes.submit(self._recover)
             self._recovered.wait(RECOVER_SECONDS)
 
     def covers(self, chain: KeyChain) -> list[Cover]:
@@ -179,10 +159,13 @@ class StorageTier:
         Returns:
             False where nothing was queued and ``done`` is never called.
         """
-        if not self._wants(entry, frame) or not self._threads or not self.breaker.allows():
+        if not self._wants(entry, frame) or not self._writes.running or not self.breaker.allows():
             return False
-        namespace = self._seal.namespace
-        return self._submit(self._writes, lambda: self._write(entry, frame, namespace, done))
+        sealing = self._sealer.ahead(entry, frame, self._seal.namespace)
+        if self._writes.submit(lambda: self._write(entry, frame, sealing, done)):
+            return True
+        sealing.end()
+        return False
 
     def read(self, reads: Sequence[Read], done: Callback) -> bool:
         """Queue frames to be read and verified; the caller has asked the breaker.
@@ -195,7 +178,8 @@ class StorageTier:
             False where nothing was queued and ``done`` is never called.
         """
         namespace = self._seal.namespace
-        return self._submit(self._reads, lambda: self._read(reads, namespace, done))
+        failures = self.breaker.failures
+        return self._reads.submit(lambda: self._read(reads, namespace, failures, done))
 
     def drop(self, keys: Iterable[Key]) -> int:
         """Forget frames and queue them to be removed; return their tokens.
@@ -220,24 +204,17 @@ class StorageTier:
             used_bytes=residents.used_bytes,
             pinned_bytes=residents.pinned_bytes + residents.reserved_bytes,
             entries=len(residents),
-            healthy=bool(self._threads) and self.breaker.healthy,
+            healthy=self._writes.running and self.breaker.healthy,
         )
 
     def close(self) -> None:
         """Finish what is queued, within a bound, and close the backend."""
         self._closing = True
-        for jobs in (self._writes, self._reads):
-            try:
-                jobs.put(None, timeout=CLOSE_SECONDS)
-            except queue.Full:
-                log.warning("tier.close_queue_full", tier=self.name)
-        for thread in self._threads:
-            thread.join(CLOSE_SECONDS)
-        if any(thread.is_alive() for thread in self._threads):
-            log.warning("tier.close_abandoned_call", tier=self.name, seconds=CLOSE_SECONDS)
-            return
-        if self._threads:
-            self._threads.clear()
+        opened = self._writes.running
+        closed = [part.close() for part in (self._sealer, self._writes, self._reads)]
+        if not all(closed):
+            log.warning("tier.close_abandoned_call", tier=self.name)
+        elif opened:
             try:
                 self._backend.close()
             except Exception:
@@ -264,28 +241,20 @@ class StorageTier:
             return rule.no_pages
         return pages
 
-    def _submit(
-        self, jobs: queue.Queue[Callable[[], None] | None], job: Callable[[], None]
-    ) -> bool:
-        try:
-            jobs.put_nowait(job)
-        except queue.Full:
-            return False
-        return True
-
     def _write(
-        self, entry: Entry, frame: memoryview, namespace: bytes, done: Callable[[], None]
+        self, entry: Entry, frame: memoryview, sealing: Sealing, done: Callable[[], None]
     ) -> None:
         nbytes = None
         try:
             self._remove_poorer(entry, frame)
             if self._make_room(len(frame)):
-                self._seal.ensure(entry, frame, namespace)
+                sealing.seal()
                 nbytes = self._put(entry.key, frame)
         except LMCacheError as error:
             log.warning("tier.put_failed", tier=self.name, error=str(error))
             with self._lock:
                 self.breaker.failed()
+        sealing.end()
         with self._lock:
             self.counters["put_failures" if nbytes is None else "put_frames"] += 1
             if nbytes is not None and entry.key not in self.residents:
@@ -400,61 +369,57 @@ class StorageTier:
                 with self._lock:
                     self.breaker.failed()
 
-        if not self._submit(self._writes, work):
+        if not self._writes.submit(work):
             log.warning("tier.change_lost", tier=self.name, frames=len(keys))
 
-    def _read(self, reads: Sequence[Read], namespace: bytes, done: Callback) -> None:
+    def _read(self, reads: Sequence[Read], namespace: bytes, failures: int, done: Callback) -> None:
         whole = [False] * len(reads)
+        with self._lock:
+            if self.breaker.failures != failures:
+                # What was asked for with it has failed; one failure is enough.
+                self.counters["read_failures"] += len(reads)
+                done(whole)
+                return
         try:
             keys = [read.entry.key for read in reads]
-            frames = [read.frame for read in reads]
-            lengths = self._calls.get(keys, frames)
+            lengths = self._calls.get(keys, [read.frame for read in reads])
         except LMCacheError as error:
             log.warning("tier.read_failed", tier=self.name, error=str(error))
             with self._lock:
-                self.breaker.failed()
+                if self.breaker.failures == failures:
+                    self.breaker.failed()
                 self.counters["read_failures"] += len(reads)
                 done(whole)
             return
-        damaged: list[Key] = []
-        reasons: list[str] = []
-        missing: list[Read] = []
-        for place, (read, length) in enumerate(zip(reads, lengths, strict=True)):
-            if length is None:
-                missing.append(read)
-                continue
-            try:
-                self._verify(read, length, namespace)
-                whole[place] = True
-            except FrameError as error:
-                damaged.append(read.entry.key)
-                reasons.append(str(error))
-                log.warning(
-                    "tier.frame_damaged",
-                    tier=self.name,
-                    key=read.entry.key.hex(),
-                    reason=str(error),
-                )
+        verdict = judge(reads, lengths, self._seal, namespace)
+        for key, reason in verdict.damaged.items():
+            log.warning("tier.frame_damaged", tier=self.name, key=key.hex(), reason=reason)
         with self._lock:
             self.breaker.succeeded()
-            self.counters["read_frames"] += sum(whole)
-            self.counters["damaged_frames"] += len(damaged)
-            # What was dropped since it was asked for is not missing.
-            missing = [read for read in missing if read.entry.key in self.residents]
-            self.counters["missing_frames"] += len(missing)
-            for read, ok in zip(reads, whole, strict=True):
-                key = read.entry.key
-                if not ok:
-                    self._forget(key)
-                elif key in self.residents:
-                    self.residents.touch(key)
-                    self._note(read.entry)
-            # Before the chunk can be computed and queued to be written again.
-            if damaged:
-                self._change_later(damaged, lambda: self._calls.quarantine(damaged, reasons))
-            if missing:
-                self._change_later((), lambda: self._look_for(missing))
-            done(whole)
+            self._settle(reads, verdict)
+            done(verdict.whole)
+
+    def _settle(self, reads: Sequence[Read], verdict: Verdict) -> None:
+        """Account for what reads have come to; the lock is held."""
+        damaged = verdict.damaged
+        # What was dropped since it was asked for is not missing.
+        missing = [read for read in verdict.missing if read.entry.key in self.residents]
+        self.counters["read_frames"] += sum(verdict.whole)
+        self.counters["damaged_frames"] += len(damaged)
+        self.counters["missing_frames"] += len(missing)
+        for read, ok in zip(reads, verdict.whole, strict=True):
+            key = read.entry.key
+            if not ok:
+                self._forget(key)
+            elif key in self.residents:
+                self.residents.touch(key)
+                self._note(read.entry)
+        # Before the chunk can be computed and queued to be written again.
+        if damaged:
+            keys, reasons = list(damaged), list(damaged.values())
+            self._change_later(keys, lambda: self._calls.quarantine(keys, reasons))
+        if missing:
+            self._change_later((), lambda: self._look_for(missing))
 
     def _look_for(self, missing: Sequence[Read]) -> None:
         """Tell frames that have vanished from those too long, and take these out of the way."""
@@ -471,14 +436,3 @@ class StorageTier:
         log.warning("tier.frames_missing", tier=self.name, frames=len(missing), longer=len(longer))
         if longer:
             self._calls.quarantine(list(longer), list(longer.values()))
-
-    def _verify(self, read: Read, length: int, namespace: bytes) -> None:
-        if length != len(read.frame):
-            message = f"frame of {length} bytes, expected {len(read.frame)}"
-            raise FrameError(message)
-        self._seal.verify(read.entry, read.frame, namespace)
-
-
-def _work(jobs: queue.Queue[Callable[[], None] | None]) -> None:
-    while (job := jobs.get()) is not None:
-        job()

@@ -174,14 +174,15 @@ def test_what_is_cleared_while_a_second_copy_waits_to_be_written_is_gone_and_kno
         tier = tiers.storage[0]
         first = threading.Event()
         holding = threading.Event()
-        writes, tier._writes.queue = list(tier._writes.queue), type(tier._writes.queue)()
+        jobs = tier._writes._jobs
+        writes, jobs.queue = list(jobs.queue), type(jobs.queue)()
 
         def between():
             first.set()
             holding.wait(10)
 
-        with tier._writes.mutex:
-            tier._writes.queue.extend([between, *writes])
+        with jobs.mutex:
+            jobs.queue.extend([between, *writes])
         backend.gate.set()
         assert first.wait(10)
         assert tiers.drop("dict", tiers.keys("dict"), force=False) == CHUNK_TOKENS

@@ -76,7 +76,7 @@ def settle(rig):
     """Wait until everything written so far is below."""
     for tier in rig.engine.tiers.storage:
         done = threading.Event()
-        assert tier._submit(tier._writes, done.set)
+        assert tier._writes.submit(done.set)
         assert done.wait(10)
 
 

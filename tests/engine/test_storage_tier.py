@@ -7,10 +7,17 @@ import threading
 import pytest
 
 from lmcache_core.api import BackendContext, Capability, Deadline, PutStatus
+from lmcache_core.api.connector import KVGroup
 from lmcache_core.api.pins import OnMissing
-from lmcache_core.engine import recovery, storage_tier
+from lmcache_core.engine import promotion, recovery, storage_tier
+from lmcache_core.engine.entry import Entry
+from lmcache_core.engine.frame import FrameSeal
+from lmcache_core.engine.geometry import Geometry
+from lmcache_core.engine.piece import Piece
+from lmcache_core.engine.sealer import Sealing
 from lmcache_core.errors import BackendError
 from lmcache_core.keys import Scope
+from lmcache_core.memory import Slot
 from lmcache_core.testing import DictBackend, DictConfig, DictStore
 from tests.engine.rig import CHUNK_TOKENS, FRAME_BYTES, SLOT_BYTES, Rig, storage_spec
 from tests.engine.test_pins import ask
@@ -28,16 +35,17 @@ def settle(rig):
     """Wait until everything written so far is below."""
     done = threading.Event()
     tier = rig.engine.tiers.storage[0]
-    assert tier._submit(tier._writes, done.set)
+    assert tier._writes.submit(done.set)
     assert done.wait(10)
 
 
 def settle_reads(rig):
     """Wait until everything asked of the store so far has been answered."""
-    done = threading.Event()
+    met = threading.Barrier(storage_tier.READERS + 1)
     tier = rig.engine.tiers.storage[0]
-    assert tier._submit(tier._reads, done.set)
-    assert done.wait(10)
+    for _ in range(storage_tier.READERS):
+        assert tier._reads.submit(met.wait)
+    met.wait(10)
 
 
 class Watched(DictBackend):
@@ -484,3 +492,42 @@ def test_a_damaged_frame_is_quarantined_with_its_reason_and_written_anew(store, 
         settle(rig)
         assert len(store.frames[first]) == len(good)
         assert rig.serve(LONG) == len(LONG) - 1
+
+
+def test_a_store_that_fails_fails_once_for_all_that_was_asked_of_it_together(
+    rig, backend, monkeypatch
+):
+    monkeypatch.setattr(promotion, "PART_BYTES", 1)
+    rig.serve(LONG)
+    settle(rig)
+    flood(rig)
+    settle(rig)
+    backend.gets = 0
+    assert rig.hit(LONG) == len(LONG)
+    assert backend.gets == 4, "each in a call of its own, and verified meanwhile"
+    flood(rig)
+    settle(rig)
+    backend.gate.clear()
+    backend.fail = True
+    name = rig.begin(LONG)
+    backend.gate.set()
+    assert rig.wait_match(name, len(LONG)) == 0
+    settle_reads(rig)
+    tier = rig.engine.tiers.storage[0]
+    assert tier.breaker.failures == 1
+    assert tier.counters["read_failures"] == 4
+
+
+def test_the_slot_of_a_frame_that_was_not_written_is_not_sealed_later():
+    """What comes late to seal a frame must not write into a slot that is another's by then."""
+    geometry = Geometry([KVGroup(CHUNK_TOKENS, 64)])
+    seal = FrameSeal(bytes(32), geometry)
+    piece = Piece(bytes(32), bytes(32), bytes(CHUNK_TOKENS * 4), 0)
+    late, early = (bytearray(b"\xee" * FRAME_BYTES) for _ in range(2))
+    entries = [Entry(piece, Slot(0, SLOT_BYTES), "") for _ in range(2)]
+    sealing = Sealing(seal, entries[0], memoryview(late), bytes(32))
+    sealing.end()
+    sealing.seal()
+    assert late == b"\xee" * FRAME_BYTES
+    Sealing(seal, entries[1], memoryview(early), bytes(32)).seal()
+    seal.verify(entries[1], memoryview(early), bytes(32))
