@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from lmcache_core.keys import Scope
+from lmcache_core.keys import Key, Scope
 
 NULL_BLOCK = 0
 """In the block table of a windowed group, the id that stands for no block."""
@@ -84,6 +84,28 @@ class Match(msgspec.Struct, frozen=True):
     tokens: int
     by_location: dict[str, int]
     ready: bool = True
+
+
+class ChunkChange(msgspec.Struct, frozen=True):
+    """A chunk that can be found in a tier from now on, or no longer.
+
+    Attributes:
+        location: The tier's name.
+        stored: True where it has come, False where it has gone.
+        key: The chunk's key.
+        parent: Key of the chunk before it; None for the first chunk of a
+            request that had no adapter, salt, tag or picture, and where it is
+            not known.
+        token_bytes: Its token ids as little-endian uint32; empty where they
+            are not known, as of what a store has kept from before, and of
+            what has gone.
+    """
+
+    location: str
+    stored: bool
+    key: Key
+    parent: Key | None = None
+    token_bytes: bytes = b""
 
 
 class CacheFacade(ABC):
@@ -172,6 +194,17 @@ class CacheFacade(ABC):
     @abstractmethod
     def reset(self) -> None:
         """Raise the epoch: nothing older is read again, nothing is deleted."""
+
+    @abstractmethod
+    def follow_changes(self) -> None:
+        """Keep changes for :meth:`take_changes` from now on."""
+
+    @abstractmethod
+    def take_changes(self) -> Sequence[ChunkChange]:
+        """What has changed since the last call, in order.
+
+        Only so much is kept; of more the oldest is lost, and a warning logged.
+        """
 
     @abstractmethod
     def counters(self) -> Mapping[str, int]:

@@ -102,8 +102,10 @@ IGNORED: dict[str, str] = {
         "chunk_statistics_auto_start_statistics",
         "chunk_statistics_strategy",
         "enable_chunk_statistics",
-        "enable_kv_events",
         "hit_miss_ratio",
+    ),
+    **_because(
+        "chunks are announced where vLLM's --kv-events-config asks for it", "enable_kv_events"
     ),
     **_because("a disk tier is one folder per instance", "local_disk_path_sharding"),
     **_because("the garbage collector is the host's own business", "py_enable_gc"),

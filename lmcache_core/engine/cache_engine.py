@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from lmcache_core.api.connector import CacheFacade, CopyJob, Match
+from lmcache_core.api.connector import CacheFacade, ChunkChange, CopyJob, Match
 from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.jobs import JobBook
 from lmcache_core.engine.promotion import Promoter
@@ -197,6 +197,16 @@ class CacheEngine(CacheFacade):
                 request.storable = False
                 request.chain = self.tiers.chain_of(request.chain.all_bytes(), request.scope)
         log.info("engine.epoch_raised", epoch=epoch)
+
+    def follow_changes(self) -> None:
+        """Keep changes for :meth:`take_changes` from now on."""
+        with self._lock:
+            self.tiers.changes.followed = True
+
+    def take_changes(self) -> Sequence[ChunkChange]:
+        """What has changed since the last call, in order."""
+        with self._lock:
+            return self.tiers.changes.take()
 
     def counters(self) -> Mapping[str, int]:
         """Running totals since the start, by name."""

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from lmcache_core.api import EvictionPolicy
+from lmcache_core.api.connector import ChunkChange
 from lmcache_core.api.messages import TierStatus
+from lmcache_core.engine.changes import ChangeLog
 from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.events import EventLog
 from lmcache_core.engine.frame import FrameSeal
@@ -21,7 +23,7 @@ from lmcache_core.engine.pin_table import PinnableTier, PinTable
 from lmcache_core.engine.residents import Residents
 from lmcache_core.engine.storage_tier import StorageTier
 from lmcache_core.errors import BackendError, UnknownNameError
-from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, Namespace, Scope
+from lmcache_core.keys import EMPTY_SCOPE, TOKEN_BYTES, Key, KeyChain, Namespace, Scope
 from lmcache_core.log import get_logger
 from lmcache_core.memory import HostPool, HostRegion, Slot
 
@@ -57,6 +59,7 @@ class TierStack:
         storage: See above.
         pins: The instance's pins.
         events: What the controller has not been told yet.
+        changes: What the connector has not been told yet.
         lock: See above.
     """
 
@@ -82,6 +85,7 @@ class TierStack:
         self.geometry = geometry
         self.lock = lock
         self.events = EventLog()
+        self.changes = ChangeLog()
         self.storage = tuple(storage)
         self.memory = MemoryTier(
             memory_name,
@@ -125,7 +129,7 @@ class TierStack:
             name = tier.name
 
             def admitted(key: Key, name: str = name) -> None:
-                self.events.note(name, key, admitted=True)
+                self._note(name, key, admitted=True)
                 self.pins.note_stored(name, key)
 
             def evicted(key: Key, marks: frozenset[str], name: str = name) -> None:
@@ -180,7 +184,7 @@ class TierStack:
         if superseded is not None:
             name = self.memory.name
             if superseded.key != entry.key:
-                self.events.note(name, superseded.key, admitted=False)
+                self._note(name, superseded.key, admitted=False)
             self.pins.note_moved(name, superseded.key, entry.key, superseded.marks)
 
     def covered(self, token_bytes: bytes, scope: Scope) -> dict[str, int]:
@@ -240,13 +244,28 @@ class TierStack:
 
     def _note_admitted(self, entry: Entry) -> None:
         name = self.memory.name
-        self.events.note(name, entry.key, admitted=True)
+        self._note(name, entry.key, admitted=True)
         self.pins.note_admitted(name, entry)
 
     def _note_evicted(self, location: str, key: Key, marks: frozenset[str]) -> None:
-        self.events.note(location, key, admitted=False)
+        self._note(location, key, admitted=False)
         if marks:
             self.pins.note_lost(location, key, marks)
+
+    def _note(self, location: str, key: Key, *, admitted: bool) -> None:
+        """Tell the controller and whoever follows that a chunk has come or gone."""
+        self.events.note(location, key, admitted=admitted)
+        if self.changes.followed:
+            self.changes.note(self._change(location, key, admitted=admitted))
+
+    def _change(self, location: str, key: Key, *, admitted: bool) -> ChunkChange:
+        # What is written through is in host memory all the while.
+        entry = self.memory.index.get(key) if admitted else None
+        if entry is None:
+            return ChunkChange(location, admitted, key)
+        plain_root = KeyChain.seed(self._digest, EMPTY_SCOPE.digest())
+        parent = None if entry.parent == plain_root else entry.parent
+        return ChunkChange(location, admitted, key, parent, entry.token_bytes)
 
     def _tokens_in(self, frame_bytes: int) -> int:
         """The most tokens that a frame can hold of which only the length is known."""

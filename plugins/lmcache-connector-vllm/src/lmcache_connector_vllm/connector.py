@@ -12,6 +12,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 
+from lmcache_connector_vllm.block_events import block_events
 from lmcache_connector_vllm.kv_groups import cached_group_ids, common_block_tokens
 from lmcache_connector_vllm.launch import Launched
 from lmcache_connector_vllm.logs import join_vllm_log
@@ -272,8 +273,11 @@ class LMCacheConnectorV1(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         return True
 
     def take_events(self) -> Iterable[Any]:
-        """Announce no block events: the controller hears of chunks from the engine."""
-        return ()
+        """Announce chunks that have come and gone, where ``--kv-events-config`` asks for it."""
+        if self._launched is None or not self._launched.announces:
+            return ()
+        changes = self._launched.facade.take_changes()
+        return block_events(changes, self._config.memory_tier.backend)
 
     # -- both ---------------------------------------------------------------
 

@@ -35,6 +35,7 @@ class Launched:
     Attributes:
         facade: The engine.
         sources: What vLLM calls each tier in its metrics.
+        announces: Whether vLLM publishes what comes and goes.
 
     Raises:
         ConfigError: A tier's section is wrong.
@@ -53,6 +54,8 @@ class Launched:
         offers: Sequence[WorkerOffer],
     ) -> None:
         registry = PluginRegistry.discover()
+        events = vllm_config.kv_events_config
+        self.announces = events is not None and events.enable_kv_cache_events
         self.sources = {tier.backend: _source(tier.backend, registry) for tier in config.tiers}
         with ExitStack() as opened:
             region = attach_region(config, registry, offers[0].extent)
@@ -66,6 +69,8 @@ class Launched:
                 registry=registry,
             )
             opened.callback(self.facade.close)
+            if self.announces:
+                self.facade.follow_changes()
             self._opened = opened.pop_all()
 
     def close(self) -> None:
