@@ -205,11 +205,13 @@ class Engines:
         from vllm import LLM
         from vllm.config import KVTransferConfig
 
-        connector = KVTransferConfig(
-            kv_connector="LMCacheConnectorV1",
-            kv_connector_extra_config={f"lmcache.{name}": v for name, v in lmcache.items()},
-            **transfer,
-        )
+        extra = {f"lmcache.{name}": value for name, value in lmcache.items()}
+        ours = {"kv_connector": "LMCacheConnectorV1", "kv_connector_extra_config": extra}
+        if "connectors" in transfer:
+            both = {"connectors": [{**ours, "kv_role": "kv_both"}, *transfer["connectors"]]}
+            ours = {"kv_connector": "MultiConnector", "kv_connector_extra_config": both}
+            transfer = {"kv_role": "kv_both"}
+        connector = KVTransferConfig(**ours, **transfer)
         try:
             self._running = Serving(LLM(model=str(model), kv_transfer_config=connector, **options))
         except BaseException:
