@@ -8,6 +8,7 @@ names: a rank, a direction and what is to happen.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -18,7 +19,10 @@ LONGEST_SECONDS = 60.0
 
 
 def register() -> None:
-    """Put the faults between the connector and the mover."""
+    """Put the faults between the connector and the mover, in ranks only."""
+    if multiprocessing.parent_process() is None:
+        # The test's own process schedules, and loads general plugins too.
+        return
     from lmcache_core.memory import PageMover
 
     PageMover.gather = faulty("gather", PageMover.gather)  # type: ignore[method-assign]
