@@ -259,19 +259,9 @@ class StorageTier:
             self.counters["put_failures" if nbytes is None else "put_frames"] += 1
             if nbytes is not None and entry.key not in self.residents:
                 self.breaker.succeeded()
-                self.residents.add(entry.key, nbytes)
-                if nbytes == len(frame):
-                    self._note(entry)
-                else:
-                    self._tokens[entry.key] = entry.tokens
-                self._on_admitted(entry.key)
+                pages = entry.pages if nbytes == len(frame) else None
+                self._take(entry.key, nbytes, entry.tokens, pages)
             done()
-
-    def _note(self, entry: Entry) -> None:
-        """Keep what is known of the frame of a chunk."""
-        self._tokens[entry.key] = entry.tokens
-        if entry.pages is not None:
-            self._pages[entry.key] = entry.pages
 
     def _wants(self, entry: Entry, frame: memoryview) -> bool:
         """Whether a chunk is not there, or with fewer pages, which takes fewer bytes."""
@@ -296,9 +286,7 @@ class StorageTier:
                 with self._lock:
                     for key, nbytes in batch:
                         if key not in self.residents:
-                            self.residents.add(key, nbytes)
-                            self._tokens[key] = self._tokens_in(nbytes)
-                            self._on_admitted(key)
+                            self._take(key, nbytes, self._tokens_in(nbytes))
                             self.counters["recovered_frames"] += 1
             self._make_room(0)
         except (Exception, SystemExit) as error:
@@ -343,10 +331,29 @@ class StorageTier:
             key = self.residents.victim()
             if key is None:
                 return False
+            nbytes, tokens, pages = (
+                self.residents.size(key),
+                self._tokens[key],
+                self._pages.get(key),
+            )
             self._forget(key)
-            self.counters["evictions"] += 1
-        self._calls.remove([key])
+        try:
+            self._calls.remove([key])
+        except LMCacheError:
+            with self._lock:
+                # It is there still, and counts.
+                self._take(key, nbytes, tokens, pages)
+            raise
+        self.counters["evictions"] += 1
         return True
+
+    def _take(self, key: Key, nbytes: int, tokens: int, pages: Pages = None) -> None:
+        """Account for a frame that is there."""
+        self.residents.add(key, nbytes)
+        self._tokens[key] = tokens
+        if pages is not None:
+            self._pages[key] = pages
+        self._on_admitted(key)
 
     def _forget(self, key: Key) -> None:
         if key in self.residents:
@@ -413,7 +420,10 @@ class StorageTier:
                 self._forget(key)
             elif key in self.residents:
                 self.residents.touch(key)
-                self._note(read.entry)
+                # What it has, it tells when it is read.
+                self._tokens[key] = read.entry.tokens
+                if read.entry.pages is not None:
+                    self._pages[key] = read.entry.pages
         # Before the chunk can be computed and queued to be written again.
         if damaged:
             keys, reasons = list(damaged), list(damaged.values())

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from lmcache_core.config import TierConfig
+from lmcache_core.errors import UnknownNameError
+from lmcache_core.plugins import registry
 from tests.engine.rig import BLOCK_BYTES, CHUNK_TOKENS, FRAME_BYTES, SLOT_BYTES, Rig
 from tests.engine.test_storage_tier import LONG, below, flood, settle
 
@@ -51,6 +53,17 @@ def folder(tmp_path):
         settle(rig)
     assert len(folder.files()) == 4
     return folder
+
+
+def test_without_the_plugin_the_start_ends_with_the_command_that_brings_it(folder, monkeypatch):
+    installed = registry.entry_points
+
+    def without(**query):
+        return [point for point in installed(**query) if point.name != "local-disk"]
+
+    monkeypatch.setattr(registry, "entry_points", without)
+    with pytest.raises(UnknownNameError, match=r"`pip install lmcache-backend-local-disk`"):
+        folder.engine()
 
 
 def exact(rig, folder):

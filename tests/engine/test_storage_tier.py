@@ -531,3 +531,19 @@ def test_the_slot_of_a_frame_that_was_not_written_is_not_sealed_later():
     assert late == b"\xee" * FRAME_BYTES
     Sealing(seal, entries[1], memoryview(early), bytes(32)).seal()
     seal.verify(entries[1], memoryview(early), bytes(32))
+
+
+def test_a_frame_that_cannot_be_evicted_still_counts(store):
+    class Stuck(Kept):
+        def remove(self, keys, deadline):
+            raise BackendError("read-only")
+
+    backend = Stuck(store)
+    spec = storage_spec("dict", lambda _config, _context: backend, KEPT)
+    with Rig(chunks=8, storage=[spec], storage_chunks=4) as rig:
+        rig.serve([7000 + i for i in range(CHUNK_TOKENS)])
+        settle(rig)
+        assert set(store.frames) == set(rig.engine.tiers.storage[0].residents)
+        assert below(rig).used_bytes == 4 * FRAME_BYTES
+        counters = rig.engine.counters()
+        assert (counters["dict.evictions"], counters["dict.put_failures"]) == (0, 1)
