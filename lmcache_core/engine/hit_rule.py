@@ -53,6 +53,22 @@ class HitRule:
                 tokens = shorter
         return tokens
 
+    def keeps(self, pages: Pages, other: Pages, tokens: int) -> bool:
+        """Whether a chunk has all pages of another one, which has its first tokens.
+
+        Args:
+            pages: The pages of the one.
+            other: The pages of the other.
+            tokens: Tokens of the other.
+        """
+        if pages is None:
+            return True
+        return all(
+            (other[number] if other else (1 << -(-tokens // block_tokens)) - 1) & ~pages[number]
+            == 0
+            for number, block_tokens, _ in self._windowed
+        )
+
     def _end_of(self, group: tuple[int, int, int], chunks: Sequence[Pages], tokens: int) -> int:
         """The same for one group."""
         number, block_tokens, window = group

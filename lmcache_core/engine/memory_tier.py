@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.hit_rule import HitRule
 from lmcache_core.engine.index import Found, PrefixIndex
 from lmcache_core.engine.pages import fuller
-from lmcache_core.engine.piece import Cover
+from lmcache_core.engine.piece import Cover, cut
 from lmcache_core.engine.residents import Residents
 from lmcache_core.keys import Key, KeyChain
 from lmcache_core.memory import HostPool, Slot
@@ -44,7 +44,7 @@ class MemoryTier:
         residents: The tier's accounting.
         rule: Where a hit may end; None where it may end anywhere.
         staging_bytes: What promotions may take beside the tier.
-        on_admitted: Called with each entry that can be found from now on.
+        on_admitted: Called with each entry whose key can be found from now on.
         on_evicted: Called with each key and the marks it carried.
     """
 
@@ -78,19 +78,24 @@ class MemoryTier:
 
     def covers(self, chain: KeyChain) -> list[Cover]:
         """The entries that cover a sequence from token 0 on, piece by piece."""
-        covers = []
         found = self.index.find(chain, len(chain))
         kept = list(takewhile(lambda entry: not entry.staged, found.entries))
         if len(kept) < len(found.entries):
             found = Found(kept, len(kept) * chain.chunk_size)
         if self._rule is not None:
             found = self._usable(self._rule, found, chain.chunk_size)
-        tokens = found.tokens
-        for entry in found.entries:
-            covered = min(entry.tokens, tokens)
-            tokens -= covered
-            covers.append(Cover(entry.key, covered))
-        return covers
+        return cut((Cover(entry.key, entry.tokens) for entry in found.entries), found.tokens)
+
+    @property
+    def usable(self) -> Callable[[Sequence[Cover]], int] | None:
+        """Tells how many tokens of what some entries cover may be a hit; None for all."""
+        rule = self._rule
+        if rule is None:
+            return None
+        return lambda covers: rule.end(
+            [self.index[cover.key].pages for cover in covers],
+            sum(cover.tokens for cover in covers),
+        )
 
     def allocate(self, nbytes: int) -> Slot | None:
         """Take a slot for a chunk to be written, evicting what must go.
@@ -160,7 +165,8 @@ class MemoryTier:
         if not entry.staged:
             self._writing_bytes -= entry.slot.nbytes
             self.residents.add(entry.key, entry.slot.nbytes)
-            self._on_admitted(entry)
+            if superseded is None or superseded.key != entry.key:
+                self._on_admitted(entry)
         return superseded
 
     def lease(self, entry: Entry, owner: str) -> None:
@@ -232,9 +238,14 @@ class MemoryTier:
         """Whether a larger entry may take the place of another, and its pins."""
         if tail.staged:
             return True
+        if entry.staged:
+            return False
         if not self.residents.marked(tail.key):
-            return not entry.staged
-        return not entry.staged and self.residents.may_pin(entry.slot.nbytes - tail.slot.nbytes)
+            return True
+        # What is pinned may be given more room, and no page of it may go.
+        return (
+            self._rule is None or self._rule.keeps(entry.pages, tail.pages, tail.tokens)
+        ) and self.residents.may_pin(entry.slot.nbytes - tail.slot.nbytes)
 
     def _evict_one(self) -> bool:
         while (key := self.residents.victim()) is not None:

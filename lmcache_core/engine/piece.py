@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain
@@ -29,6 +29,17 @@ class Cover(NamedTuple):
 
     key: Key
     tokens: int
+
+
+def cut(covers: Iterable[Cover], tokens: int) -> list[Cover]:
+    """What covers the first ``tokens`` tokens of what some entries cover."""
+    kept = []
+    for cover in covers:
+        if tokens <= 0:
+            break
+        kept.append(Cover(cover.key, min(cover.tokens, tokens)))
+        tokens -= cover.tokens
+    return kept
 
 
 def piece_at(chain: KeyChain, index: int, tokens: int) -> Piece:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Sequence
 
 from lmcache_core.api.pins import OnMissing, PinReport, PinRequest, PinState
 from lmcache_core.engine.piece import Cover, Piece, Pieces
@@ -11,6 +11,13 @@ from lmcache_core.keys import TOKEN_BYTES
 
 class Pin:
     """A pin and what it marks.
+
+    Args:
+        request: See below.
+        pieces: See below.
+        due: See below.
+        usable: Tells how many tokens of what some entries cover may be a
+            hit; None for all of them.
 
     Attributes:
         request: As it was asked for.
@@ -23,9 +30,26 @@ class Pin:
         awaits: Whether all pieces that are missing are marked when they come.
     """
 
-    __slots__ = ("alarm", "awaits", "charge", "covers", "due", "lost", "pieces", "request")
+    __slots__ = (
+        "_usable",
+        "alarm",
+        "awaits",
+        "charge",
+        "covers",
+        "due",
+        "lost",
+        "pieces",
+        "request",
+    )
 
-    def __init__(self, request: PinRequest, pieces: Pieces, due: float | None) -> None:
+    def __init__(
+        self,
+        request: PinRequest,
+        pieces: Pieces,
+        due: float | None,
+        usable: Callable[[Sequence[Cover]], int] | None,
+    ) -> None:
+        self._usable = usable
         self.request = request
         self.pieces = pieces
         self.covers: dict[int, Cover] = {}
@@ -42,8 +66,12 @@ class Pin:
 
     @property
     def tokens_pinned(self) -> int:
-        """Length of its prefix whose bytes stay."""
-        return self._prefix(self.covers)
+        """Length of its prefix whose bytes stay and may be a hit."""
+        tokens = self._prefix(self.covers)
+        if self._usable is None or not tokens:
+            return tokens
+        size = self.pieces.tokens(0)
+        return self._usable([self.covers[number] for number in range(-(-tokens // size))])
 
     @property
     def wanted(self) -> bytes:

@@ -42,6 +42,10 @@ class PinnableTier(Protocol):
     def covers(self, chain: KeyChain) -> list[Cover]:
         """The entries that cover a sequence from token 0 on, piece by piece."""
 
+    @property
+    def usable(self) -> Callable[[Sequence[Cover]], int] | None:
+        """Tells how many tokens of what some entries cover may be a hit; None for all."""
+
     def drop(self, keys: Iterable[Key]) -> int:
         """Drop what is held of some keys; return the tokens that went."""
 
@@ -110,7 +114,7 @@ class PinTable:
         old = self._pins.get(request.pin_id)
         self._check_version(request, old)
         chain = self._chain_of(request.tokens, request.scope)
-        new = Pin(request, Pieces(chain, request.tokens), self._due(request))
+        new = Pin(request, Pieces(chain, request.tokens), self._due(request), tier.usable)
         new.covers = dict(enumerate(tier.covers(chain)))
         if request.on_missing is OnMissing.FAIL and new.tokens_pinned < new.tokens_asked:
             raise NotCachedError(request.location, asked=new.tokens_asked, cached=new.tokens_pinned)

@@ -72,17 +72,13 @@ class Promoter:
                 # What is there must not be evicted for what is to continue it.
                 memory.lease(present, promotion_owner(request))
                 request.promoted.append(present)
-                continue
-            fetch = self._fetching.get(piece.key)
+                if not self._fuller_below(piece, present):
+                    continue
+            fetch = self._fetch(piece, usable, reads)
+            if fetch is None and present is None:
+                break
             if fetch is None:
-                tier = self._holder(piece, usable)
-                read = None if tier is None else reserve(self._tiers, piece, tier)
-                if tier is None or read is None:
-                    break
-                reads.setdefault(tier.name, []).append(read)
-                fetch = self._fetching[piece.key] = Fetch(tier, [])
-            elif not fetch.tier.breaker.healthy:
-                break  # It stalls: who comes later does not wait as well.
+                continue
             fetch.requests.append(request)
             request.promoting[piece.key] = fetch.tier.name
         request.promote_due = self._clock() + self._timeout
@@ -111,6 +107,29 @@ class Promoter:
         if request.promoted:
             promoted, request.promoted = request.promoted, []
             self._tiers.memory.release(reversed(promoted), promotion_owner(request))
+
+    def _fetch(
+        self, piece: Piece, usable: dict[str, bool], reads: dict[str, list[Read]]
+    ) -> Fetch | None:
+        """The read of a piece, under way or to be submitted; None where there can be none."""
+        fetch = self._fetching.get(piece.key)
+        if fetch is not None:
+            # Where it stalls, who comes later does not wait as well.
+            return fetch if fetch.tier.breaker.healthy else None
+        tier = self._holder(piece, usable)
+        read = None if tier is None else reserve(self._tiers, piece, tier)
+        if tier is None or read is None:
+            return None
+        reads.setdefault(tier.name, []).append(read)
+        fetch = self._fetching[piece.key] = Fetch(tier, [])
+        return fetch
+
+    def _fuller_below(self, piece: Piece, present: Entry) -> bool:
+        """Whether a store has pages of a chunk that host memory has not."""
+        if present.pages is None:
+            return False
+        nbytes = self._tiers.geometry.frame_bytes(present.tokens, present.pages)
+        return any(tier.residents.size(piece.key) > nbytes for tier in self._tiers.storage)
 
     def _holder(self, piece: Piece, usable: dict[str, bool]) -> StorageTier | None:
         """The first tier that holds a piece and may be asked, noting which may."""

@@ -12,6 +12,7 @@ from lmcache_core.config import EngineConfig, TierConfig, plugin_section
 from lmcache_core.engine.agent import ControlAgent
 from lmcache_core.engine.cache_engine import CacheEngine
 from lmcache_core.engine.frame import FrameSeal
+from lmcache_core.engine.frame_book import FrameBook
 from lmcache_core.engine.geometry import Geometry, check_chunk
 from lmcache_core.engine.hit_rule import HitRule
 from lmcache_core.engine.residents import Residents
@@ -69,6 +70,8 @@ def start(
             config,
             registry,
             seal=seal,
+            geometry=geometry,
+            chunk_tokens=namespace.chunk_size,
             rule=rule,
             lock=lock,
             policy=make_policy(policy.config()),
@@ -117,6 +120,8 @@ def _storage_tier(
     registry: PluginRegistry,
     *,
     seal: FrameSeal,
+    geometry: Geometry,
+    chunk_tokens: int,
     rule: HitRule | None,
     lock: threading.RLock,
     policy: EvictionPolicy,
@@ -127,12 +132,13 @@ def _storage_tier(
         raise ConfigError(message, key="storage")
     section = plugin_section(spec.config, tier.options, f"storage backend {spec.name}")
     context = BackendContext(instance_id=config.instance_id, tier=spec.name)
+    residents = Residents(tier.capacity_bytes or 0, policy)
     return StorageTier(
         spec.name,
         spec.load()(section, context),
-        Residents(tier.capacity_bytes or 0, policy),
+        residents,
         seal=seal,
-        rule=rule,
+        book=FrameBook(geometry, chunk_tokens, rule, residents),
         lock=lock,
         call_seconds=config.storage_timeout_seconds,
         capabilities=spec.capabilities,

@@ -18,9 +18,9 @@ from lmcache_core.engine.backend_calls import BackendCalls
 from lmcache_core.engine.breaker import Breaker
 from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.frame import FrameSeal
-from lmcache_core.engine.hit_rule import HitRule
+from lmcache_core.engine.frame_book import FrameBook
 from lmcache_core.engine.pages import Pages
-from lmcache_core.engine.piece import Cover, Pieces
+from lmcache_core.engine.piece import Cover, Pieces, cut
 from lmcache_core.engine.reading import Read, Verdict, judge
 from lmcache_core.engine.recovery import paced
 from lmcache_core.engine.residents import Residents
@@ -50,7 +50,7 @@ class StorageTier:
         backend: The store, not opened yet.
         residents: The tier's accounting, read and written under ``lock``.
         seal: Writes and verifies frame headers.
-        rule: Where a hit may end; None where it may end anywhere.
+        book: What is known of the frames.
         lock: The engine's lock.
         call_seconds: Deadline of one backend call.
         capabilities: What the backend declares.
@@ -70,7 +70,7 @@ class StorageTier:
         residents: Residents,
         *,
         seal: FrameSeal,
-        rule: HitRule | None,
+        book: FrameBook,
         lock: AbstractContextManager[object],
         call_seconds: float,
         capabilities: Capability,
@@ -92,7 +92,7 @@ class StorageTier:
         }
         self._backend = backend
         self._seal = seal
-        self._rule = rule
+        self._book = book
         self._lock = lock
         self._calls = BackendCalls(name, backend, call_seconds)
         # What others share changes without us, and what we evict must be ours.
@@ -101,10 +101,6 @@ class StorageTier:
         self._closing = False
         self._on_admitted: Callable[[Key], None] = lambda _key: None
         self._on_evicted: Callable[[Key, frozenset[str]], None] = lambda _key, _marks: None
-        self._tokens_in: Callable[[int], int] = lambda _nbytes: 0
-        self._tokens: dict[Key, int] = {}
-        # Of the few frames that have not all their pages.
-        self._pages: dict[Key, Pages] = {}
         self._writes = Workers(f"lmcache-{name}-write")
         self._reads = Workers(f"lmcache-{name}-read", READERS)
         self._sealer = Sealer(name, seal)
@@ -114,7 +110,6 @@ class StorageTier:
         *,
         on_admitted: Callable[[Key], None],
         on_evicted: Callable[[Key, frozenset[str]], None],
-        tokens_in: Callable[[int], int],
     ) -> None:
         """Open the backend, start the tier's threads, take in what the store has kept.
 
@@ -123,14 +118,12 @@ class StorageTier:
                 from now on.
             on_evicted: Called under the lock with each key that has left and
                 the marks it carried.
-            tokens_in: The most tokens that a frame of some bytes can hold.
 
         Raises:
             BackendError: The store cannot be used.
         """
         self._on_admitted = on_admitted
         self._on_evicted = on_evicted
-        self._tokens_in = tokens_in
         self._calls.open()
         for part in (self._writes, self._reads, self._sealer):
             part.start()
@@ -146,7 +139,12 @@ class StorageTier:
             if piece.key not in self.residents:
                 break
             covers.append(Cover(piece.key, len(piece.token_bytes) // TOKEN_BYTES))
-        return covers if self._rule is None else self._usable(self._rule, covers)
+        return covers if self._book.rule is None else cut(covers, self._book.usable(covers))
+
+    @property
+    def usable(self) -> Callable[[Sequence[Cover]], int] | None:
+        """Tells how many tokens of what some frames cover may be a hit; None for all."""
+        return None if self._book.rule is None else self._book.usable
 
     def write(self, entry: Entry, frame: memoryview, done: Callable[[], None]) -> bool:
         """Queue a frame to be written through.
@@ -187,7 +185,7 @@ class StorageTier:
         A frame that the store still has for a while cannot be found any more.
         """
         going = [key for key in keys if key in self.residents]
-        tokens = sum(self._tokens[key] for key in going)
+        tokens = sum(self._book.tokens(key) for key in going)
         for key in going:
             self._forget(key)
         if going:
@@ -220,27 +218,6 @@ class StorageTier:
             except Exception:
                 log.exception("tier.close_failed", tier=self.name)
 
-    def _usable(self, rule: HitRule, covers: list[Cover]) -> list[Cover]:
-        """The part of a prefix that may be a hit."""
-        tokens = sum(cover.tokens for cover in covers)
-        tokens = rule.end([self._pages_of(cover, rule) for cover in covers], tokens)
-        usable = []
-        for cover in covers:
-            if tokens <= 0:
-                break
-            usable.append(Cover(cover.key, min(cover.tokens, tokens)))
-            tokens -= cover.tokens
-        return usable
-
-    def _pages_of(self, cover: Cover, rule: HitRule) -> Pages:
-        """What is known of a frame's pages."""
-        pages = self._pages.get(cover.key)
-        if pages is None and self._tokens_in(self.residents.size(cover.key)) < cover.tokens:
-            # It was there before us and is too short to have them all; which
-            # it has, it tells when it is read.
-            return rule.no_pages
-        return pages
-
     def _write(
         self, entry: Entry, frame: memoryview, sealing: Sealing, done: Callable[[], None]
     ) -> None:
@@ -259,8 +236,10 @@ class StorageTier:
             self.counters["put_failures" if nbytes is None else "put_frames"] += 1
             if nbytes is not None and entry.key not in self.residents:
                 self.breaker.succeeded()
-                pages = entry.pages if nbytes == len(frame) else None
-                self._take(entry.key, nbytes, entry.tokens, pages)
+                if nbytes == len(frame):
+                    self._take(entry.key, nbytes, entry.tokens, entry.pages)
+                else:
+                    self._take(entry.key, nbytes, self._book.tokens_in(nbytes))
             done()
 
     def _wants(self, entry: Entry, frame: memoryview) -> bool:
@@ -286,7 +265,7 @@ class StorageTier:
                 with self._lock:
                     for key, nbytes in batch:
                         if key not in self.residents:
-                            self._take(key, nbytes, self._tokens_in(nbytes))
+                            self._take(key, nbytes, self._book.tokens_in(nbytes))
                             self.counters["recovered_frames"] += 1
             self._make_room(0)
         except (Exception, SystemExit) as error:
@@ -309,7 +288,7 @@ class StorageTier:
         status = self._calls.put(key, frame)
         if status is PutStatus.FULL and self._evict_one():
             status = self._calls.put(key, frame)
-        if status is PutStatus.PRESENT and self._rule is not None:
+        if status is PutStatus.PRESENT and self._book.rule is not None:
             # Another engine's, which may have other pages.
             (nbytes,) = self._calls.stat([key])
             return nbytes
@@ -333,8 +312,8 @@ class StorageTier:
                 return False
             nbytes, tokens, pages = (
                 self.residents.size(key),
-                self._tokens[key],
-                self._pages.get(key),
+                self._book.tokens(key),
+                self._book.pages(key),
             )
             self._forget(key)
         try:
@@ -350,15 +329,12 @@ class StorageTier:
     def _take(self, key: Key, nbytes: int, tokens: int, pages: Pages = None) -> None:
         """Account for a frame that is there."""
         self.residents.add(key, nbytes)
-        self._tokens[key] = tokens
-        if pages is not None:
-            self._pages[key] = pages
+        self._book.keep(key, tokens, pages)
         self._on_admitted(key)
 
     def _forget(self, key: Key) -> None:
         if key in self.residents:
-            del self._tokens[key]
-            self._pages.pop(key, None)
+            self._book.forget(key)
             self._on_evicted(key, self.residents.discard(key))
 
     def _change_later(self, keys: Sequence[Key], change: Callable[[], object]) -> None:
@@ -421,9 +397,7 @@ class StorageTier:
             elif key in self.residents:
                 self.residents.touch(key)
                 # What it has, it tells when it is read.
-                self._tokens[key] = read.entry.tokens
-                if read.entry.pages is not None:
-                    self._pages[key] = read.entry.pages
+                self._book.keep(key, read.entry.tokens, read.entry.pages)
         # Before the chunk can be computed and queued to be written again.
         if damaged:
             keys, reasons = list(damaged), list(damaged.values())

@@ -136,7 +136,7 @@ class TierStack:
                 self._note_evicted(name, key, marks)
 
             try:
-                tier.open(on_admitted=admitted, on_evicted=evicted, tokens_in=self._tokens_in)
+                tier.open(on_admitted=admitted, on_evicted=evicted)
             except BackendError as error:
                 if not leave_out:
                     raise
@@ -183,7 +183,10 @@ class TierStack:
         superseded = self.memory.admit(entry)
         if superseded is not None:
             name = self.memory.name
-            if superseded.key != entry.key:
+            if superseded.key == entry.key:
+                # Who follows knows of the chunk; pins may wait for the pages.
+                self.pins.note_admitted(name, entry)
+            else:
                 self._note(name, superseded.key, admitted=False)
             self.pins.note_moved(name, superseded.key, entry.key, superseded.marks)
 
@@ -266,10 +269,6 @@ class TierStack:
         plain_root = KeyChain.seed(self._digest, EMPTY_SCOPE.digest())
         parent = None if entry.parent == plain_root else entry.parent
         return ChunkChange(location, admitted, key, parent, entry.token_bytes)
-
-    def _tokens_in(self, frame_bytes: int) -> int:
-        """The most tokens that a frame can hold of which only the length is known."""
-        return min(self.geometry.frame_tokens(frame_bytes), self.namespace.chunk_size)
 
     def _piece_bytes(self, piece: Piece) -> int:
         return self.geometry.slot_bytes(len(piece.token_bytes) // TOKEN_BYTES)

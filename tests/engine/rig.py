@@ -57,13 +57,14 @@ class Rig:
     storage_chunks: int = 0
     overrides: dict[str, object] = field(default_factory=dict)
     block_bytes: int = BLOCK_BYTES
+    groups: Sequence[KVGroup] = ()
 
     def __post_init__(self) -> None:
         self.registry = PluginRegistry.discover()
         for spec in self.storage:
             self.registry.offer(spec)
-        groups = [KVGroup(BLOCK_TOKENS, self.block_bytes)]
-        geometry = Geometry(groups)
+        self.groups = self.groups or [KVGroup(BLOCK_TOKENS, self.block_bytes)]
+        geometry = Geometry(self.groups)
         slot_bytes = geometry.slot_bytes(CHUNK_TOKENS)
         frame_bytes = HEADER_BYTES + geometry.payload_bytes(CHUNK_TOKENS)
         memory = TierConfig("LocalCPUBackend", self.chunks * slot_bytes)
@@ -91,7 +92,7 @@ class Rig:
             config=self.config,
             namespace=Namespace(model="rig", weights="00", chunk_size=CHUNK_TOKENS),
             region=self.region,
-            groups=groups,
+            groups=self.groups,
             registry=self.registry,
         )
         self._stack.callback(self.engine.close)
@@ -134,6 +135,14 @@ class Rig:
         for block in ids:
             self.pages[block] = GARBAGE
         return ids
+
+    def tables_for(self, tokens: int) -> list[list[int]]:
+        """Fresh blocks, per group."""
+        return [self.blocks_for(tokens)]
+
+    def compute(self, tables: list[list[int]], tokens: Sequence[int], scope: Scope) -> None:
+        """Fill the blocks of a whole sequence."""
+        self._compute(tables[0], kv(tokens, scope), len(tokens))
 
     def begin(self, tokens: Sequence[int], scope: Scope = EMPTY_SCOPE) -> str:
         """Let a request arrive; return its id."""

@@ -19,6 +19,7 @@ from lmcache_core.api.pins import OnMissing
 from lmcache_core.errors import CapacityError
 from lmcache_core.keys import Scope
 from lmcache_core.testing import DictBackend, DictConfig
+from tests.engine.hybrid_rig import HybridRig, windows
 from tests.engine.rig import CHUNK_TOKENS, Rig, storage_spec
 from tests.engine.test_pins import MEMORY, ask
 from tests.engine.test_storage_tier import settle, settle_reads
@@ -59,9 +60,9 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(tokens=prompts(), scope=st.integers(0, 1))
     def store_without_acknowledging(self, tokens, scope):
         name = self.rig.begin(tokens, SCOPES[scope])
-        blocks = self.rig.blocks_for(len(tokens))
-        self.rig._compute(blocks, self.expected(tokens, scope), len(tokens))
-        job = self.rig.engine.plan_store(name, len(tokens), [blocks], final=True)
+        tables = self.rig.tables_for(len(tokens))
+        self.rig.compute(tables, tokens, SCOPES[scope])
+        job = self.rig.engine.plan_store(name, len(tokens), tables, final=True)
         if job is not None:
             self.rig.store(job)
             self.open.append(job.job_id)
@@ -126,7 +127,7 @@ class CacheMachine(RuleBasedStateMachine):
         match = engine.match(name, len(tokens))
         assert match.tokens <= self.longest_known(tokens, scope)
         if load and match.tokens:
-            job = engine.plan_load(name, 0, match.tokens, [self.rig.blocks_for(len(tokens))])
+            job = engine.plan_load(name, 0, match.tokens, self.rig.tables_for(len(tokens)))
             self.open.append(job.job_id)
         engine.finish(name)
 
@@ -182,12 +183,6 @@ class CacheMachine(RuleBasedStateMachine):
         self.versions = getattr(self, "versions", 0) + 100
         return self.versions
 
-    @staticmethod
-    def expected(tokens, scope):
-        from tests.engine.rig import kv
-
-        return kv(tokens, SCOPES[scope])
-
 
 def report_location(tiers, pin_id):
     ((request, _),) = tiers.pins.held([pin_id])
@@ -221,13 +216,43 @@ class TwoTierMachine(CacheMachine):
         assert taken <= tier.residents.capacity_bytes * 4 // 5
 
 
-CacheMachine.TestCase.settings = TwoTierMachine.TestCase.settings = settings(
-    max_examples=int(os.environ.get("TEST_EXAMPLES", "40")),
-    stateful_step_count=30,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+class HybridMachine(TwoTierMachine):
+    """Groups of unlike blocks and windows, over two tiers."""
+
+    @staticmethod
+    def make_rig():
+        def make(_config, context):
+            return DictBackend(DictConfig(), context)
+
+        spec = storage_spec("dict", make, Capability.NONE)
+        groups = windows((4, None), (2, 7), (8, 12), token_bytes=512)
+        return HybridRig(
+            chunks=6, staging_chunks=2, groups=groups, storage=[spec], storage_chunks=5
+        )
+
+    @rule(
+        tokens=prompts(),
+        scope=st.integers(0, 1),
+        steps=st.sampled_from([3, 8, 11, 100]),
+        local=st.sampled_from([8, 16, 24, 40]),
+    )
+    def serve_beside_a_local_hit(self, tokens, scope, steps, local):
+        """What the server has itself is stored with holes."""
+        if local < len(tokens):
+            hit = self.rig.serve(tokens, SCOPES[scope], steps=steps, local=local)
+            assert hit <= self.longest_known(tokens, scope)
+            self.served[scope].add(tokens)
+
+
+for machine in (CacheMachine, TwoTierMachine, HybridMachine):
+    machine.TestCase.settings = settings(
+        max_examples=int(os.environ.get("TEST_EXAMPLES", "40")),
+        stateful_step_count=30,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 TestCacheMachine = CacheMachine.TestCase
 TestTwoTierMachine = TwoTierMachine.TestCase
+TestHybridMachine = HybridMachine.TestCase
 
 assert CHUNK_TOKENS == 16, "the prompt lengths above are chosen around the chunk"
