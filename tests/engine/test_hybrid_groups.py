@@ -59,6 +59,12 @@ def test_pages_that_are_not_there_take_no_room(rig):
     assert Geometry(GROUPS).payload_bytes(16) - job_bytes == 4 * GROUPS[1].block_bytes
 
 
+def test_groups_follow_one_another_without_gaps():
+    with HybridRig(groups=windows((2, 7), (4, None), (4, 5))) as rig:
+        rig.serve(LONG, steps=12)  # the rig looks at the layout of what is stored
+        assert rig.serve(LONG) == 47
+
+
 def test_a_model_of_windows_only_is_served():
     with HybridRig(groups=windows((4, 6))) as rig:
         assert rig.serve(LONG, steps=12) == 0
@@ -96,6 +102,18 @@ def test_the_fuller_copy_of_a_chunk_stays(rig):
     rig.serve(LONG, local=40)
     assert [pages(rig, place) for place in range(2)] == [None, None]
     assert len(rig.engine.tiers.memory.index) == 3
+
+
+def test_the_controller_hears_of_no_eviction_when_a_fuller_copy_comes(rig):
+    tiers = rig.engine.tiers
+    tiers.events.enable()
+    rig.serve(LONG, local=40)
+    rig.serve(LONG[:32])
+    assert pages(rig, 0) is None
+    held = set()
+    for event in tiers.events.take(100):
+        (held.add if event.admitted else held.discard)(event.key)
+    assert held == set(tiers.memory.residents)
 
 
 def test_a_poorer_copy_that_comes_late_is_dropped(rig):
