@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 from lmcache_core.api import Capability, PutStatus, StorageBackend
 from lmcache_core.api.messages import TierStatus
@@ -40,6 +41,15 @@ READERS = 2
 
 
 Callback = Callable[[list[bool]], None]
+
+
+class _Known(NamedTuple):
+    """What the tier knows of a frame that is there."""
+
+    key: Key
+    nbytes: int
+    tokens: int
+    pages: Pages
 
 
 class StorageTier:
@@ -249,11 +259,10 @@ class StorageTier:
     def _remove_poorer(self, entry: Entry, frame: memoryview) -> None:
         """Remove a frame that has fewer pages of a chunk; a store replaces none."""
         with self._lock:
-            poorer = entry.key in self.residents and self._wants(entry, frame)
-            if poorer:
-                self._forget(entry.key)
-        if poorer:
-            self._calls.remove([entry.key])
+            if entry.key not in self.residents or not self._wants(entry, frame):
+                return
+            known = self._let_go(entry.key)
+        self._remove(known)
 
     def _recover(self) -> None:
         """Take in what the store has kept, in batches."""
@@ -310,21 +319,31 @@ class StorageTier:
             key = self.residents.victim()
             if key is None:
                 return False
-            nbytes, tokens, pages = (
-                self.residents.size(key),
-                self._book.tokens(key),
-                self._book.pages(key),
-            )
-            self._forget(key)
+            known = self._let_go(key)
+        self._remove(known)
+        self.counters["evictions"] += 1
+        return True
+
+    def _let_go(self, key: Key) -> _Known:
+        """Forget a frame that is there, and say what was known of it; the lock is held."""
+        book = self._book
+        known = _Known(key, self.residents.size(key), book.tokens(key), book.pages(key))
+        self._forget(key)
+        return known
+
+    def _remove(self, known: _Known) -> None:
+        """Remove a frame that was let go.
+
+        Raises:
+            BackendError: The store did not answer.
+        """
         try:
-            self._calls.remove([key])
+            self._calls.remove([known.key])
         except LMCacheError:
             with self._lock:
                 # It is there still, and counts.
-                self._take(key, nbytes, tokens, pages)
+                self._take(*known)
             raise
-        self.counters["evictions"] += 1
-        return True
 
     def _take(self, key: Key, nbytes: int, tokens: int, pages: Pages = None) -> None:
         """Account for a frame that is there."""
