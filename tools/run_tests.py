@@ -17,7 +17,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import distributions
 from distributions import ROOT
@@ -32,6 +34,7 @@ _COPIED = (
 )
 # The connector's tests run vLLM inside pytest's process, which is never the
 # same afterwards; those of the core start theirs in processes of their own.
+# Either spends half its time waiting, so that they run side by side.
 _SESSIONS = (("tests",), ("plugins",))
 _NO_TESTS = 5
 # A test that hangs is a failure that nobody sees.
@@ -70,14 +73,36 @@ def run_tests(arguments: Sequence[str]) -> int:
         tree = Path(name)
         _copy(tree)
         chosen = any((tree / word.partition("::")[0]).exists() for word in arguments)
-        codes = [
-            subprocess.run(
-                [*pytest, *folder], cwd=tree, env=_variables(environment), check=False
-            ).returncode
-            for folder in ([()] if chosen else _SESSIONS)
-        ]
+        sessions = [()] if chosen else _SESSIONS
+        codes = _run([[*pytest, *folder] for folder in sessions], tree, _variables(environment))
     failed = [code for code in codes if code not in {0, _NO_TESTS}]
     return failed[0] if failed else min(codes)
+
+
+def _run(commands: Sequence[Sequence[str]], folder: Path, variables: dict[str, str]) -> list[int]:
+    """Run commands side by side; return their exit codes.
+
+    The first one's output is shown as it comes, that of the others when they
+    are done.
+    """
+    with ExitStack() as stack:
+        running: list[tuple[subprocess.Popen[bytes], IO[bytes] | None]] = []
+        for number, command in enumerate(commands):
+            output = stack.enter_context(tempfile.TemporaryFile()) if number else None
+            process = subprocess.Popen(
+                command, cwd=folder, env=variables, stdout=output, stderr=output
+            )
+            stack.callback(process.wait)
+            stack.callback(process.terminate)  # Nothing, where it has ended.
+            running.append((process, output))
+        codes = []
+        for process, kept in running:
+            codes.append(process.wait())
+            if kept is not None:
+                kept.seek(0)
+                shutil.copyfileobj(kept, sys.stdout.buffer)
+                sys.stdout.flush()
+        return codes
 
 
 def _copy(tree: Path) -> None:
