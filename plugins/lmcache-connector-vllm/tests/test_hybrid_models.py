@@ -213,3 +213,29 @@ def test_a_store_below_a_memory_too_small_for_the_prompt(
     assert warm.cached >= 255, "the tail of an odd length does not leave memory"
     assert warm.same_as(cold)
     assert serving.totals()["shelf.damaged_frames"] == 0
+
+
+def test_windows_come_back_from_a_disk_after_a_restart(
+    start: Callable[..., Any], fresh: Callable[[int], list[int]], engines: Any, tmp_path: Any
+) -> None:
+    tiers = [
+        {"backend": "LocalCPUBackend", "max_size": 0.01},
+        {"backend": "LocalDiskBackend", "max_size": 0.1, "path": str(tmp_path)},
+    ]
+    settings = {"storage": tiers, "staging_size": 0.001}
+    ids = fresh(600)
+    cold = start(lmcache=settings).ask_one(ids)
+    engines.stop()
+    serving = start(lmcache=settings)
+    warm = serving.ask_one(ids, **{"lmcache.skip_save": True})
+    # The tail is not whole blocks and never leaves host memory.
+    assert warm.cached == 2 * CHUNK
+    assert warm.same_as(cold)
+    for shared in (500, 440, 300, 200):
+        other = ids[:shared] + fresh(40)[1:]
+        cold = serving.ask_one(other, salt=f"apart: {ids[0]} {shared}")
+        warm = serving.ask_one(other, **{"lmcache.skip_save": True})
+        assert warm.same_as(cold)
+        assert warm.cached == longest_hit(600, shared)
+    assert serving.totals()["LocalDiskBackend.damaged_frames"] == 0
+    engines.stop()
