@@ -6,10 +6,10 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	done)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test check bench clean python
+.PHONY: help venv quickstart test check bench gpu-test clean python
 
 help: ## Show this.
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 venv: python ## Make .venv with the core, the plugins and vLLM, or bring it up to date.
 	@$(PYTHON) tools/make_venv.py .venv
@@ -25,6 +25,10 @@ check: python ## Run ruff, mypy and import-linter.
 
 bench: venv ## Run the benchmarks; BENCH_ARGS=... are passed on.
 	@.venv/bin/python -m benchmarks $(BENCH_ARGS)
+
+gpu-test: python ## Check the CUDA page mover byte by byte on this machine's GPU, and time it.
+	@REQUIRE_GPU=1 $(PYTHON) tools/run_tests.py tests/gpu
+	@build/test/venv/bin/python benchmarks/cuda_mover.py
 
 clean: ## Remove what the other targets made.
 	rm -rf .venv build .quickstart .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
