@@ -84,3 +84,39 @@ def test_a_tail_that_claims_one_token_too_many_is_noticed(
     monkeypatch.setattr(PrefixIndex, "find", find_more)
     with pytest.raises(AssertionError):
         check_warm_is_cold(serving, fresh(length))
+
+
+def check_new_weights_are_answered_from(serving: Any, ids: list[int]) -> None:
+    """What was stored under other weights is not read once they have changed."""
+    before = serving.ask_one(ids)
+    runner = serving.core.model_executor.driver_worker.worker.model_runner
+    weights = [parameter for name, parameter in runner.model.named_parameters() if "layers" in name]
+    try:
+        for parameter in weights:
+            parameter.data.neg_()
+        assert serving.scheduler.reset_prefix_cache(reset_connector=True)
+        changed = serving.ask_one(ids)
+        assert not changed.same_as(before), "the weights make no difference"
+        apart = serving.ask_one(ids, salt=f"apart: {ids[0]}")
+        assert changed.same_as(apart)
+    finally:
+        for parameter in weights:
+            parameter.data.neg_()
+        serving.connector.reset_cache()
+
+
+def test_weights_that_change_in_place(
+    serve: Callable[..., Any], fresh: Callable[[int], list[int]]
+) -> None:
+    check_new_weights_are_answered_from(serve(), fresh(100))
+
+
+def test_a_stale_epoch_is_noticed(
+    serve: Callable[..., Any], fresh: Callable[[int], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmcache_core.engine.tier_stack import TierStack
+
+    serving = serve()
+    monkeypatch.setattr(TierStack, "raise_epoch", lambda self: self.namespace.weights_epoch)
+    with pytest.raises(AssertionError):
+        check_new_weights_are_answered_from(serving, fresh(100))
