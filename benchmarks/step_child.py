@@ -28,8 +28,13 @@ os.environ.update(
 )
 
 
+PINNED_PROMPTS = 100
+PINNED_TOKENS = 2048
+"""Prompts that are cached and pinned while steps are timed; number n begins with token n."""
+
+
 def fill(llm: Any, chunks: int) -> None:
-    """Put synthetic chunks into the index; their pages are never touched."""
+    """Put synthetic chunks and prompts into the index; their pages are never touched."""
     from lmcache_core.keys import EMPTY_SCOPE
 
     engine = llm.llm_engine.engine_core.engine_core.scheduler.connector._launched.facade
@@ -38,6 +43,11 @@ def fill(llm: Any, chunks: int) -> None:
         job = engine.plan_store("fill", 1, [[0]], final=True)
         if job is not None:
             engine.acknowledge([job.job_id])
+        engine.finish("fill")
+    for number in range(PINNED_PROMPTS):
+        engine.begin("fill", range(number, number + PINNED_TOKENS), EMPTY_SCOPE)
+        job = engine.plan_store("fill", PINNED_TOKENS, [[0] * PINNED_TOKENS], final=True)
+        engine.acknowledge([job.job_id])
         engine.finish("fill")
 
 

@@ -6,9 +6,10 @@ Two vLLM engines, children of this process, serve the same kind of rounds in
 turn: one with a null connector, one with ours, with stores running and an
 index of ``--fill`` chunks. Before each round a real controller is killed and
 started anew, so that our engine registers and sends all of its index, and
-``--pins`` pins a second come over HTTP. Client and controller have one half of
-the cores and the engine that is timed the other. The same goes on beside both:
-while the null connector is timed our engine, idle, answers on the other cores.
+``--pins`` pins a second, of cached prompts of 2,048 tokens, come over HTTP.
+Client and controller have one half of the cores and the engine that is timed
+the other. The same goes on beside both: while the null connector is timed our
+engine, idle, answers on the other cores.
 Read the ratio of the p99 step times; by round, as the median of the rounds'
 own, it does not hang on a few rounds that the machine has disturbed.
 """
@@ -30,6 +31,8 @@ from contextlib import ExitStack, suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+
+from step_child import PINNED_PROMPTS, PINNED_TOKENS
 
 HERE = Path(__file__).resolve().parent
 REQUESTS = 8
@@ -95,6 +98,7 @@ class Disturbance:
         self._running = threading.Event()
         self._over = threading.Event()
         self.pins = self.refused = 0
+        self.wrong = ""
         self.seconds = 0.0
         self._thread = threading.Thread(target=self._pin)
         self._thread.start()
@@ -117,10 +121,11 @@ class Disturbance:
             if not self._running.wait(0.1):
                 continue
             number += 1
+            first = number % PINNED_PROMPTS
             body = {
                 "instance_id": "lmcache_default_instance",
                 "location": "LocalCPUBackend",
-                "tokens": list(range(number % 1000, number % 1000 + 2048)),
+                "tokens": list(range(first, first + PINNED_TOKENS)),
                 "ttl_s": 5,
             }
             request = urllib.request.Request(
@@ -131,7 +136,10 @@ class Disturbance:
             begin = time.perf_counter()
             try:
                 with urllib.request.urlopen(request, timeout=20) as answer:
-                    json.load(answer)
+                    pinned = json.load(answer)["num_tokens"]
+                if pinned != PINNED_TOKENS:
+                    self.wrong = f"{pinned} of {PINNED_TOKENS} tokens were pinned"
+                    return
                 self.pins += 1
             except (OSError, HTTPException):  # until the engine has registered again
                 self.refused += 1
@@ -236,6 +244,8 @@ def main() -> None:
                 steps["ours"] += cached
                 for q, values in ratios.items():
                     values.append(quantile(cached, q) / quantile(plain, q))
+        if disturbance.wrong:
+            sys.exit(disturbance.wrong)
         figures = {
             "p50_ratio": quantile(steps["ours"], 0.5) / quantile(steps["null"], 0.5),
             "p50_ratio_by_round": statistics.median(ratios[0.5]),
