@@ -215,6 +215,7 @@ def test_a_staged_chunk_takes_no_pinned_tails_place(backend):
         tiers.drop(MEMORY, tiers.keys(MEMORY), force=False)
         rig.serve(CHUNK[:5])
         rig.serve(other)
+        settle(rig)  # While it is written it cannot make room.
         for tokens, name in ((CHUNK[:5], "tail"), (other, "other")):
             assert tiers.pins.pin(ask(tokens, name)).state.value == "active"
         assert rig.hit(CHUNK) == 5
