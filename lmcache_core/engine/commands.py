@@ -52,6 +52,9 @@ class CommandRunner:
     def must_wait(self, command: Command) -> bool:
         """Whether what the command asks for is under way, or stores of its tokens are."""
         if isinstance(command, MoveCommand):
+            begun = command.request_id in self._moves
+            if not begun and self._engine.stores_open_for(command.tokens, command.scope):
+                return True
             try:
                 return not self._move_of(command).advance()
             except LMCacheError:

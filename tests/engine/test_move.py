@@ -11,7 +11,7 @@ from lmcache_core.api import Capability
 from lmcache_core.api.messages import MoveCommand, PinCommand
 from lmcache_core.engine.commands import CommandRunner
 from lmcache_core.keys import Scope, tokens_to_bytes
-from tests.engine.rig import CHUNK_TOKENS, SLOT_BYTES, Rig, storage_spec
+from tests.engine.rig import CHUNK_TOKENS, SLOT_BYTES, Rig, kv, storage_spec
 from tests.engine.test_pins import MEMORY, ask
 from tests.engine.test_storage_tier import Watched
 
@@ -151,6 +151,24 @@ def test_an_unknown_tier_is_named_with_those_there_are(rig):
     reply = Mover(rig).move(MEMORY, "nowhere", LONG)
     assert reply.error == "unknown_location"
     assert "second" in reply.detail
+
+
+def test_a_store_into_memory_that_is_under_way_is_waited_for(rig):
+    mover = Mover(rig)
+    name = rig.begin(LONG)
+    blocks = rig.blocks_for(len(LONG))
+    rig._compute(blocks, kv(LONG), len(LONG))
+    job = rig.engine.plan_store(name, len(LONG), [blocks], final=True)
+    command = mover.command(MEMORY, "dict", LONG)
+    assert mover.runner.must_wait(command)
+    rig.store(job)
+    rig.engine.acknowledge([job.job_id])
+    deadline = time.monotonic() + 10
+    while mover.runner.must_wait(command):
+        assert mover.woken.wait(max(0.0, deadline - time.monotonic()))
+        mover.woken.clear()
+    assert mover.runner.run(command).num_tokens == len(LONG)
+    assert held(rig, MEMORY) == 0
 
 
 def test_a_store_that_fails_moves_nothing_and_takes_nothing(rig, stores):

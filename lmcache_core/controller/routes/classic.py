@@ -7,11 +7,16 @@ problem document. ``event_id`` names the operation for ``/check_finish``.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 from litestar import Controller, get, post
 
+from lmcache_core.api.deadline import Deadline
 from lmcache_core.api.messages import ClearCommand, HealthCommand, MoveCommand, Reply
 from lmcache_core.controller import hosts
+from lmcache_core.controller.commands import CommandT
+from lmcache_core.controller.engine_record import EngineRecord
 from lmcache_core.controller.failures import EngineRefusedError, FieldError
 from lmcache_core.controller.pin_row import PinContent, Place, classic_pin_id
 from lmcache_core.controller.plane import ControlPlane
@@ -96,21 +101,16 @@ class ClassicRoutes(Controller):
             for engine in engines:
                 engine.check_location(data.location)
             deadline = plane.deadline(data.timeout_s)
-            replies = await asyncio.gather(
-                *(
-                    plane.commands.ask(
-                        engine,
-                        deadline,
-                        ClearCommand,
-                        location=data.location,
-                        tokens=tokens_to_bytes(data.tokens or ()),
-                        scope=data.scope,
-                        force=data.force,
-                    )
-                    for engine in engines
-                )
+            job.num_tokens = await _ask_each(
+                plane,
+                engines,
+                deadline,
+                ClearCommand,
+                location=data.location,
+                tokens=tokens_to_bytes(data.tokens or ()),
+                scope=data.scope,
+                force=data.force,
             )
-            job.num_tokens = sum(_accepted(reply).num_tokens for reply in replies)
         return bodies.Counted(job.event_id, job.num_tokens)
 
     @post("/move", status_code=200, responses=WAITS)
@@ -134,22 +134,17 @@ class ClassicRoutes(Controller):
                 engine.check_location(location)
                 engine.check_location(target)
             deadline = plane.deadline(data.timeout_s)
-            replies = await asyncio.gather(
-                *(
-                    plane.commands.ask(
-                        engine,
-                        deadline,
-                        MoveCommand,
-                        location=location,
-                        target=target,
-                        tokens=tokens_to_bytes(data.tokens),
-                        scope=data.scope,
-                        keep=data.should_copy,
-                    )
-                    for engine in engines
-                )
+            job.num_tokens = await _ask_each(
+                plane,
+                engines,
+                deadline,
+                MoveCommand,
+                location=location,
+                target=target,
+                tokens=tokens_to_bytes(data.tokens),
+                scope=data.scope,
+                keep=data.should_copy,
             )
-            job.num_tokens = sum(_accepted(reply).num_tokens for reply in replies)
         return bodies.Counted(job.event_id, job.num_tokens)
 
     @post("/health", status_code=200, responses=WAITS)
@@ -272,6 +267,20 @@ def _pins(plane: ControlPlane, wanted: bodies.PinsBody) -> bodies.PinsAnswer:
             )
         ]
     return bodies.PinsAnswer(job.event_id, pins)
+
+
+async def _ask_each(
+    plane: ControlPlane,
+    engines: Sequence[EngineRecord],
+    deadline: Deadline,
+    kind: type[CommandT],
+    **fields: Any,  # noqa: ANN401 - the fields of the kind
+) -> int:
+    """Ask all ranks of an instance at once; return the tokens of their answers together."""
+    replies = await asyncio.gather(
+        *(plane.commands.ask(engine, deadline, kind, **fields) for engine in engines)
+    )
+    return sum(_accepted(reply).num_tokens for reply in replies)
 
 
 def _accepted(reply: Reply) -> Reply:
