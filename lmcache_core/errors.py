@@ -129,6 +129,10 @@ class FrameError(LMCacheError):
     """Bytes read from a store are not the whole frame that was asked for."""
 
 
+class SerdeError(LMCacheError):
+    """A serde cannot encode a payload, or bytes are not what it has encoded."""
+
+
 class BackendError(LMCacheError):
     """A storage or memory backend failed; the tier above turns this into a miss."""
 

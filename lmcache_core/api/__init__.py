@@ -12,6 +12,7 @@ from lmcache_core.api.context import BackendContext
 from lmcache_core.api.deadline import Deadline
 from lmcache_core.api.eviction import EvictionPolicy
 from lmcache_core.api.memory import Extent, ExtentHandle, MemoryBackend
+from lmcache_core.api.serde import KVSpec, Serde
 from lmcache_core.api.spec import (
     PLUGIN_API,
     ApiVersion,
@@ -36,10 +37,12 @@ __all__ = [
     "EvictionPolicySpec",
     "Extent",
     "ExtentHandle",
+    "KVSpec",
     "MemoryBackend",
     "MemoryBackendSpec",
     "PluginSpec",
     "PutStatus",
+    "Serde",
     "SerdeSpec",
     "StorageBackend",
     "StorageBackendSpec",
