@@ -58,7 +58,7 @@ class Serde(ABC):
         """
         return ""
 
-    def accept(self, spec: KVSpec) -> None:
+    def accept(self, spec: KVSpec) -> None:  # noqa: B027 - most take any bytes
         """Look at what will be encoded; raise to refuse it.
 
         *Guaranteed*: called once, before all else, when the engine starts.
