@@ -82,9 +82,17 @@ class MemoryBackendSpec(PluginSpec[MemoryBackend], frozen=True, kw_only=True):
 
 
 class SerdeSpec(PluginSpec[Serde], frozen=True, kw_only=True):
-    """A serde; its factory takes (config)."""
+    """A serde; its factory takes (config).
+
+    Attributes:
+        authenticates: Whether ``decode`` takes only bytes that somebody with
+            a secret has encoded for that key. A tier that is configured with
+            such a serde takes no frame that was written without it.
+    """
 
     kind: ClassVar[str] = "serde"
+
+    authenticates: bool = False
 
 
 class TransportSpec(PluginSpec[ControllerTransport], frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from lmcache_core.api import (
     EvictionPolicySpec,
     MemoryBackendSpec,
     PluginSpec,
+    SerdeSpec,
     StorageBackendSpec,
     TransportSpec,
 )
@@ -148,6 +149,18 @@ class PluginRegistry:
         known = [spec.name for spec in self.specs(MemoryBackendSpec)]
         known += [spec.name for spec in self.specs(StorageBackendSpec)]
         raise self._unknown("backend", name, known)
+
+    def serde(self, name: str) -> SerdeSpec:
+        """The serde called ``name``.
+
+        Raises:
+            PluginError: The plugin that offers it, by its record, is broken.
+            UnknownNameError: No plugin offers it.
+        """
+        spec = self._specs.get((SerdeSpec.kind, name))
+        if isinstance(spec, SerdeSpec):
+            return spec
+        raise self._unknown("serde", name, [spec.name for spec in self.specs(SerdeSpec)])
 
     def eviction_policy(self, name: str) -> EvictionPolicySpec:
         """The eviction policy called ``name``, in any case.

@@ -29,9 +29,9 @@ def lmcache_register_storage_backends():
                                capabilities=Capability.SCAN)]
 """
 
-POLICY_AND_TRANSPORT = """
+MORE = """
 from lmcache_core import hookimpl
-from lmcache_core.api import EvictionPolicySpec, TransportSpec
+from lmcache_core.api import EvictionPolicySpec, SerdeSpec, TransportSpec
 
 LMCACHE_PLUGIN_API = (0, 1)
 
@@ -42,6 +42,10 @@ def lmcache_register_eviction_policies():
 @hookimpl
 def lmcache_register_controller_transports():
     return [TransportSpec(name="pigeon", summary="birds", load=dict, schemes=("rfc1149",))]
+
+@hookimpl
+def lmcache_register_serdes():
+    return [SerdeSpec(name="rot13", summary="letters", load=dict)]
 """
 
 NOISY = """
@@ -201,14 +205,19 @@ def test_a_known_name_is_answered_with_how_to_install_it() -> None:
         PluginRegistry([]).transport("tcp://localhost:9001")
 
 
-def test_policies_and_transports_are_chosen_by_name_and_scheme(install: Install) -> None:
-    registry = PluginRegistry(install("more", POLICY_AND_TRANSPORT))
+def test_everything_else_is_chosen_by_name_or_scheme(install: Install) -> None:
+    registry = PluginRegistry(install("more", MORE))
     assert registry.eviction_policy("CLOCK").name == "Clock"
     assert registry.transport("rfc1149://coop:1").name == "pigeon"
     with pytest.raises(UnknownNameError, match="Clock"):
         registry.eviction_policy("LRU")
     with pytest.raises(UnknownNameError, match="rfc1149"):
         registry.transport("udp://coop:1")
+    assert not registry.serde("rot13").authenticates
+    with pytest.raises(UnknownNameError, match="Did you mean 'rot13'"):
+        registry.serde("rot31")
+    with pytest.raises(UnknownNameError, match="pip install lmcache-serde-zstd"):
+        registry.serde("zstd")
 
 
 def test_notifications_reach_every_loaded_plugin(install: Install) -> None:
