@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import AbstractContextManager
-from typing import cast
+from collections.abc import Mapping, MutableMapping
+from contextvars import ContextVar
+from typing import Any, cast
 
 import structlog
 from structlog.stdlib import BoundLogger
 
 ROOT = "lmcache"
+
+
+_bound: ContextVar[Mapping[str, str]] = ContextVar("lmcache_bound_fields", default={})  # noqa: B039 - never changed in place
 
 
 def get_logger(name: str) -> BoundLogger:
@@ -25,29 +29,50 @@ def get_logger(name: str) -> BoundLogger:
     Args:
         name: The module's ``__name__``.
     """
-    return cast(
-        "BoundLogger",
-        structlog.wrap_logger(
-            logging.getLogger(f"{ROOT}.{name.removeprefix('lmcache_core.')}"),
-            wrapper_class=BoundLogger,
-            processors=[
-                structlog.stdlib.filter_by_level,
-                structlog.contextvars.merge_contextvars,
-                structlog.processors.format_exc_info,
-                structlog.processors.KeyValueRenderer(key_order=["event"]),
-            ],
-        ),
+    logger = structlog.wrap_logger(
+        logging.getLogger(f"{ROOT}.{name.removeprefix('lmcache_core.')}"),
+        wrapper_class=BoundLogger,
+        processors=[
+            structlog.stdlib.filter_by_level,
+            _add_bound,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["event"]),
+        ],
     )
+    # What structlog returns makes such a logger anew for each line, also for
+    # one that nobody asked to see.
+    return cast("BoundLogger", logger.bind())
 
 
-def bound(**fields: str) -> AbstractContextManager[object]:
-    """Add fields to all lines that are logged in a block, in this thread or task."""
-    return structlog.contextvars.bound_contextvars(**fields)
+class bound:  # noqa: N801 - reads as the block it opens
+    """Add fields to all lines that are logged in a block, in this thread or task.
+
+    structlog's own takes a context variable per field, which costs the
+    engine's control thread a tenth of a whole pin command.
+
+    Args:
+        fields: What to add.
+    """
+
+    def __init__(self, **fields: str) -> None:
+        self._fields = fields
+
+    def __enter__(self) -> None:
+        """Add the fields to those of the blocks around it."""
+        self._token = _bound.set({**_bound.get(), **self._fields})
+
+    def __exit__(self, *failure: object) -> None:
+        """Take them away again."""
+        _bound.reset(self._token)
 
 
 def bound_field(name: str) -> str:
-    """What :func:`bound` has set a field to here, or an empty string."""
-    return str(structlog.contextvars.get_contextvars().get(name, ""))
+    """What :class:`bound` has set a field to here, or an empty string."""
+    return _bound.get().get(name, "")
+
+
+def _add_bound(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    return {**_bound.get(), **event}
 
 
 def configure(level: str = "INFO") -> None:

@@ -7,7 +7,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from lmcache_core import __version__
@@ -43,8 +43,8 @@ TICK_SECONDS = 0.05
 EVENTS_PER_MESSAGE = 2048
 KEYS_PER_SNAPSHOT_MESSAGE = 4096
 PINS_TOLD_SECONDS = 0.25
-"""How soon a changed pin is told at the latest; its own command is answered at
-once. A heartbeat for each of many pins would cost the serving step as much as the pins."""
+"""How soon a command's effect on other pins is told at the latest; its own is
+in the answer. A heartbeat after each would cost the serving step as much as the commands."""
 
 FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 10.0
@@ -132,6 +132,7 @@ class ControlAgent:
             self._link.wake()
 
     def _run(self) -> None:
+        next_tick = 0.0
         try:
             while not self._stopping.is_set():
                 pause = TICK_SECONDS if self._snapshot is None else PAUSE_SECONDS
@@ -139,7 +140,10 @@ class ControlAgent:
                 try:
                     if message is not None:
                         self._take(message)
+                    if isinstance(message, Command) and self._clock() < next_tick:
+                        continue  # Many commands are not each followed by a look at all else.
                     self._tick()
+                    next_tick = self._clock() + TICK_SECONDS
                 except Exception:
                     # One bad message or a defect must not end the control
                     # connection for good; the engine serves on either way.
@@ -227,12 +231,20 @@ class ControlAgent:
                 self._send_snapshot_part()
             self._send_events()
         self._send_reply(command, reply)
-        # The next heartbeat carries the pins that this has changed.
-        self._next_heartbeat = min(self._next_heartbeat, self._clock() + PINS_TOLD_SECONDS)
+        if self._engine.tiers.pins.has_changed:
+            # The next heartbeat carries the pins that this has changed.
+            self._next_heartbeat = min(self._next_heartbeat, self._clock() + PINS_TOLD_SECONDS)
 
     def _send_reply(self, command: Command, reply: Reply) -> None:
-        if not self._link.send(reply):
+        sent = self._link.send(reply)
+        if not sent:
             log.warning("agent.reply_dropped", request_id=command.request_id)
+        if reply.pin is None:
+            return
+        if sent:
+            self._pin_changed(reply.pin)
+        else:
+            self._note_untold([reply.pin])
 
     def _register(self, now: float) -> None:
         tiers = self._engine.tiers
@@ -272,11 +284,14 @@ class ControlAgent:
             )
         )
         if not sent:
-            with self._engine.tiers.lock:
-                self._engine.tiers.pins.note_untold(report.pin_id for report in changed)
+            self._note_untold(changed)
             return
         for report in changed:
             self._pin_changed(report)
+
+    def _note_untold(self, reports: Sequence[PinReport]) -> None:
+        with self._engine.tiers.lock:
+            self._engine.tiers.pins.note_untold(report.pin_id for report in reports)
 
     def _expire_pins(self) -> None:
         # Whether or not a controller is there: it must not come back to a pin

@@ -81,6 +81,17 @@ class Pin:
         tokens = self._prefix(self.covers.keys() | self.lost)
         return self.pieces.token_bytes[: tokens * TOKEN_BYTES]
 
+    def held_as(self, request: PinRequest) -> bool:
+        """Whether all is held of the same tokens in the same place for the same owner."""
+        mine = self.request
+        return (
+            mine.tokens == request.tokens
+            and mine.scope == request.scope
+            and mine.location == request.location
+            and mine.owner == request.owner
+            and self.tokens_pinned == self.tokens_asked
+        )
+
     def missing(self) -> list[Piece]:
         """Pieces that no entry covers whole."""
         return [

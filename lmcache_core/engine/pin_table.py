@@ -102,6 +102,10 @@ class PinTable:
     def pin(self, request: PinRequest) -> PinReport:
         """Pin, or change a pin to a version that is not lower.
 
+        Returns:
+            Its report, which is the caller's to tell: only what changes later
+            is among :meth:`take_changed`.
+
         Raises:
             UnknownNameError: No tier of that name.
             ConflictError: A higher version is held or was released.
@@ -113,6 +117,9 @@ class PinTable:
             raise UnknownNameError("location", request.location, self._tiers)
         old = self._pins.get(request.pin_id)
         self._check_version(request, old)
+        if old is not None and old.held_as(request):
+            self._renew(old, request)
+            return self._report(old)
         chain = self._chain_of(request.tokens, request.scope)
         new = Pin(request, Pieces(chain, request.tokens), self._due(request), tier.usable)
         new.covers = dict(enumerate(tier.covers(chain)))
@@ -125,6 +132,15 @@ class PinTable:
             self._take_out(old)
         self._put_in(new)
         return self._report(new)
+
+    def _renew(self, pin: Pin, request: PinRequest) -> None:
+        """Give a pin that holds all it covers another time, order of renewal or label."""
+        # Its marks, room and charge are what they would be if it were made anew.
+        self._take_out(pin)
+        pin.request = request
+        pin.due = self._due(request)
+        pin.awaits = request.on_missing is OnMissing.RESERVE
+        self._put_in(pin)
 
     def unpin(self, pin_id: str, version: int) -> int:
         """Release a pin; return the tokens that were pinned, 0 where it is not held.
@@ -251,6 +267,11 @@ class PinTable:
             held.append((request, self._report(pin)))
         return held
 
+    @property
+    def has_changed(self) -> bool:
+        """Whether any pin has changed since it was last told of."""
+        return bool(self._changed)
+
     def take_changed(self) -> list[PinReport]:
         """Reports of pins that changed since they were last taken, some at a time."""
         count = min(PINS_AT_ONCE, len(self._changed))
@@ -316,7 +337,6 @@ class PinTable:
         if request.renew is Renew.ON_HIT and request.ttl_seconds is not None:
             self._renewing.add(request.pin_id)
         self._set_alarm(pin, pin.due)
-        self._changed.add(request.pin_id)
 
     def _take_out(self, pin: Pin) -> None:
         request = pin.request

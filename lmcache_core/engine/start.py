@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from lmcache_core.api import BackendContext, EvictionPolicy, StorageBackendSpec
 from lmcache_core.api.connector import KVGroup
+from lmcache_core.api.pins import PinReport
 from lmcache_core.config import EngineConfig, TierConfig, plugin_section
 from lmcache_core.engine.agent import ControlAgent
 from lmcache_core.engine.cache_engine import CacheEngine
@@ -156,12 +157,18 @@ def _start_agent(
         instance_id=config.instance_id,
         heartbeat_seconds=config.heartbeat_seconds,
         serving_url=config.serving_url,
-        pin_changed=lambda report: _notify(
-            registry, "lmcache_pin_changed", instance_id=config.instance_id, report=report
-        ),
+        pin_changed=_pin_changed(config, registry),
     )
     agent.start()
     engine.on_close.append(agent.close)
+
+
+def _pin_changed(config: EngineConfig, registry: PluginRegistry) -> Callable[[PinReport], None]:
+    if not registry.hook.lmcache_pin_changed.get_hookimpls():
+        return lambda _report: None  # Nobody listens, and a hook call costs as much as a pin.
+    return lambda report: _notify(
+        registry, "lmcache_pin_changed", instance_id=config.instance_id, report=report
+    )
 
 
 def _notify(registry: PluginRegistry, hook: str, **facts: object) -> None:

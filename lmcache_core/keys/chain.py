@@ -94,10 +94,12 @@ class KeyChain:
         """Append packed tokens; see :func:`tokens_to_bytes`."""
         self._bytes += token_bytes
         size = self.chunk_size * TOKEN_BYTES
-        start = len(self.keys) * size
-        while start + size <= len(self._bytes):
-            self.keys.append(chunk_key(self.parent(len(self.keys)), self._slice(start, size)))
-            start += size
+        keys = self.keys
+        parent = self.parent(len(keys))
+        for start in range(len(keys) * size, len(self._bytes) - size + 1, size):
+            # chunk_key, written out: a long prompt has hundreds.
+            parent = hashlib.sha256(parent + self._bytes[start : start + size]).digest()
+            keys.append(parent)
 
     def parent(self, index: int) -> Key:
         """Key of the chunk before chunk ``index``, or the root."""

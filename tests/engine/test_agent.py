@@ -318,26 +318,39 @@ def test_a_controller_that_asks_who_it_is_many_times_is_told_once():
     asyncio.run(scenario())
 
 
-def test_pins_that_changed_are_told_again_when_the_telling_was_dropped():
-    class Full:
-        """A link whose queue takes nothing."""
+class Queue:
+    """A link whose queue takes nothing while it is full."""
 
-        full = True
+    def __init__(self, *, full):
+        self.full = full
+        self.sent = []
 
-        def __init__(self):
-            self.sent = []
+    def send(self, message):
+        if not self.full:
+            self.sent.append(message)
+        return not self.full
 
-        def send(self, message):
-            if not self.full:
-                self.sent.append(message)
-            return not self.full
 
+def test_a_pin_is_told_once_with_the_answer_to_its_command():
     with Rig() as rig:
-        link, told = Full(), []
+        link, told = Queue(full=False), []
         agent = ControlAgent(
             rig.engine, link, instance_id="rig", heartbeat_seconds=1, pin_changed=told.append
         )
-        rig.engine.tiers.pins.pin(ask(range(20)))
+        agent._answer(PinCommand(request_id="1", deadline_seconds=5, pin=ask(range(20))))
+        assert told == [link.sent[0].pin]
+        agent._heartbeat(0.0)
+        assert link.sent[1].pins == ()
+        assert len(told) == 1
+
+
+def test_pins_that_changed_are_told_again_when_the_telling_was_dropped():
+    with Rig() as rig:
+        link, told = Queue(full=True), []
+        agent = ControlAgent(
+            rig.engine, link, instance_id="rig", heartbeat_seconds=1, pin_changed=told.append
+        )
+        agent._answer(PinCommand(request_id="1", deadline_seconds=5, pin=ask(range(20))))
         agent._heartbeat(0.0)
         assert told == []
         link.full = False

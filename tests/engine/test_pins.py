@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from lmcache_core.api.pins import OnMissing, PinRequest, PinState, Renew
@@ -279,3 +280,35 @@ def test_a_hit_renews_the_pins_that_ask_for_it(rig, pins, clock, renew, ended):
     clock.now = 19.0
     pins.expire()
     assert pins.report("p") is None
+
+
+@pytest.mark.parametrize("loss", [False, True])
+def test_a_pin_that_is_asked_for_again_is_what_a_new_one_would_be(loss):
+    tokens = list(range(40))
+    changed = {
+        "version": 2,
+        "ttl_seconds": 60.0,
+        "renew": Renew.ON_HIT,
+        "labels": {"why": "kept"},
+        "on_missing": OnMissing.RESERVE,
+    }
+    outcomes = []
+    for first in [None, ask(tokens, ttl_seconds=5.0), ask(tokens, on_missing=OnMissing.RESERVE)]:
+        with Rig(chunks=10) as rig:
+            pins, residents = rig.engine.tiers.pins, rig.engine.tiers.memory.residents
+            rig.serve(tokens)
+            if first is not None:
+                pins.pin(first)
+            reports = [pins.pin(ask(tokens, **changed))]
+            if loss:
+                rig.engine.tiers.drop(MEMORY, rig.engine.tiers.keys(MEMORY), force=True)
+                reports.append(pins.report("p"))
+            ((request, _),) = pins.held(["p"])
+            plain = [
+                msgspec.structs.replace(r, ttl_seconds=round(r.ttl_seconds))
+                for r in [*reports, request]
+            ]
+            outcomes.append((plain, residents.pinned_bytes, residents.reserved_bytes))
+            assert pins.unpin("p", 2) == (0 if loss else 40)
+            assert (residents.pinned_bytes, residents.reserved_bytes) == (0, 0)
+    assert outcomes[1:] == outcomes[:1] * 2
