@@ -10,11 +10,18 @@ from lmcache_core.keys import Key
 class EvictionPolicy(ABC):
     """Decides which entry of a tier goes next.
 
-    *Guaranteed*: one caller at a time; a key is admitted at most once until
-    it is removed; pinned and leased entries are removed while they are, so
-    that a policy never sees one and pins cost it nothing.
+    A key is *known* from ``admit`` until ``remove`` or ``evict``. In between
+    it may be *held*, by pins or by a lease that came in the way of its
+    eviction. A held key is no victim and is not counted; that it was held
+    must not show afterwards: once released it stands where it would stand
+    had it never been held, and uses meanwhile count.
 
-    *Must*: do every method in O(1).
+    *Guaranteed*: one caller at a time. ``admit`` comes only for keys that are
+    not known, ``hold`` for known ones that are not held, ``release`` for held
+    ones, ``evict`` for the one that ``victim`` has just named.
+
+    *Must*: do every method in O(1), amortised at most, whatever is held; grow
+    with what is known, by a constant factor.
     """
 
     @abstractmethod
@@ -23,16 +30,46 @@ class EvictionPolicy(ABC):
 
     @abstractmethod
     def touch(self, key: Key) -> None:
-        """Note a use of a key; unknown keys are ignored."""
+        """Note a use of a key, held or not; unknown keys are ignored."""
 
     @abstractmethod
     def remove(self, key: Key) -> None:
-        """Forget a key; unknown keys are ignored."""
+        """Forget a key, held or not, and that it was here; unknown keys are ignored.
+
+        It was dropped by an operator, lost by its store, or another took its
+        place, which says nothing of how useful it is.
+        """
 
     @abstractmethod
     def victim(self) -> Key | None:
-        """Name the key to evict next without removing it; None when empty."""
+        """Name the key to evict next without removing it; None when there is none.
+
+        *Must*: name the same key again where nothing was called in between.
+        """
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of keys that may be evicted."""
+        """Number of keys that may be evicted, which held ones may not."""
+
+    def evict(self, key: Key) -> None:
+        """Take out the victim, which goes to make room.
+
+        A policy may remember that the key was here, within a bound, to know
+        it when it is admitted again. By default it is removed.
+        """
+        self.remove(key)
+
+    def hold(self, key: Key) -> None:
+        """Keep a key from being a victim until it is released.
+
+        By default it is removed.
+        """
+        self.remove(key)
+
+    def release(self, key: Key) -> None:
+        """Let a held key be a victim again.
+
+        By default it is admitted, which makes it a new one: an order that
+        goes by a key's history has to implement both.
+        """
+        self.admit(key)

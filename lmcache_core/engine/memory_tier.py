@@ -257,14 +257,14 @@ class MemoryTier:
                 self.residents.hold(key)
                 continue
             self.evictions += 1
-            self._on_evicted(key, self._remove(entry))
+            self._on_evicted(key, self._remove(entry, evicted=True))
             return True
         return False
 
-    def _remove(self, entry: Entry) -> frozenset[str]:
+    def _remove(self, entry: Entry, *, evicted: bool = False) -> frozenset[str]:
         self.index.remove(entry)
         entry.dropped = True
-        marks = self.residents.discard(entry.key)
+        marks = self.residents.discard(entry.key, evicted=evicted)
         if entry.leases is None:
             self._free(entry, writing=False)
         elif not entry.staged:

@@ -11,8 +11,9 @@ from lmcache_core.keys import Key
 class Residents:
     """Byte-exact accounting of one tier, its eviction order and its marks.
 
-    A key that carries a mark (a pin's id) or is held is not in the eviction
-    policy, so that however much is pinned the next victim is found in O(1).
+    The eviction policy holds a key from the first of its marks (ids of pins)
+    to the last, or while it is held here, so that however much is pinned the
+    next victim is found in O(1).
 
     Args:
         capacity_bytes: The tier's bound; 0 for a store that bounds itself.
@@ -67,14 +68,23 @@ class Residents:
         self.used_bytes += nbytes
         self._policy.admit(key)
 
-    def discard(self, key: Key) -> frozenset[str]:
-        """Let a key go; return the marks it carried."""
+    def discard(self, key: Key, *, evicted: bool = False) -> frozenset[str]:
+        """Let a key go; return the marks it carried.
+
+        Args:
+            key: The key; nothing happens where it is not there.
+            evicted: Whether it is the victim and goes to make room, which the
+                policy may remember.
+        """
         nbytes = self._sizes.pop(key, None)
         if nbytes is None:
             return frozenset()
         self.used_bytes -= nbytes
         self._held.discard(key)
-        self._policy.remove(key)
+        if evicted:
+            self._policy.evict(key)
+        else:
+            self._policy.remove(key)
         marks = self._marks.pop(key, None)
         if marks is None:
             return frozenset()
@@ -102,16 +112,17 @@ class Residents:
 
     def hold(self, key: Key) -> None:
         """Keep a key from eviction until :meth:`let_go`."""
-        if key in self._sizes:
+        if key in self._sizes and key not in self._held:
             self._held.add(key)
-            self._policy.remove(key)
+            if key not in self._marks:
+                self._policy.hold(key)
 
     def let_go(self, key: Key) -> None:
-        """End :meth:`hold`; the key counts as just used."""
+        """End :meth:`hold`."""
         if key in self._held:
             self._held.remove(key)
             if key not in self._marks:
-                self._policy.admit(key)
+                self._policy.release(key)
 
     def mark(self, key: Key, pin_id: str) -> None:
         """Put a pin's mark on a key that is there."""
@@ -121,7 +132,8 @@ class Residents:
             return
         self._marks[key] = {pin_id}
         self.pinned_bytes += self._sizes[key]
-        self._policy.remove(key)
+        if key not in self._held:
+            self._policy.hold(key)
 
     def unmark(self, key: Key, pin_id: str) -> None:
         """Take a pin's mark from a key; nothing happens where there is none."""
@@ -133,7 +145,7 @@ class Residents:
             del self._marks[key]
             self.pinned_bytes -= self._sizes[key]
             if key not in self._held:
-                self._policy.admit(key)
+                self._policy.release(key)
 
     def victim(self) -> Key | None:
         """The key to evict next, or None when nothing may go."""

@@ -319,16 +319,16 @@ class StorageTier:
             key = self.residents.victim()
             if key is None:
                 return False
-            known = self._let_go(key)
+            known = self._let_go(key, evicted=True)
         self._remove(known)
         self.counters["evictions"] += 1
         return True
 
-    def _let_go(self, key: Key) -> _Known:
+    def _let_go(self, key: Key, *, evicted: bool = False) -> _Known:
         """Forget a frame that is there, and say what was known of it; the lock is held."""
         book = self._book
         known = _Known(key, self.residents.size(key), book.tokens(key), book.pages(key))
-        self._forget(key)
+        self._forget(key, evicted=evicted)
         return known
 
     def _remove(self, known: _Known) -> None:
@@ -351,10 +351,10 @@ class StorageTier:
         self._book.keep(key, tokens, pages)
         self._on_admitted(key)
 
-    def _forget(self, key: Key) -> None:
+    def _forget(self, key: Key, *, evicted: bool = False) -> None:
         if key in self.residents:
             self._book.forget(key)
-            self._on_evicted(key, self.residents.discard(key))
+            self._on_evicted(key, self.residents.discard(key, evicted=evicted))
 
     def _change_later(self, keys: Sequence[Key], change: Callable[[], object]) -> None:
         """Queue a change to the store, after the writes that are queued, and forget its keys."""

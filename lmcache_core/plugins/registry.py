@@ -41,6 +41,7 @@ REGISTERING_HOOKS = (
 INSTALL_HINTS = {
     "LocalCPUBackend": "lmcache-backend-local-cpu",
     "LocalDiskBackend": "lmcache-backend-local-disk",
+    **dict.fromkeys(("LRU", "MRU", "FIFO", "LFU", "S3-FIFO"), "lmcache-eviction-policies"),
     "redis": "lmcache-backend-redis",
     "object-store": "lmcache-backend-object-store",
     "tcp": "lmcache-transport-zmq",

@@ -85,3 +85,60 @@ def test_pins_may_take_their_share_and_not_a_byte_more(residents):
 
 def test_a_store_that_bounds_itself_bounds_no_pin():
     assert Residents(0, Strict()).may_pin(1 << 60)
+
+
+class Holding(Strict):
+    """Writes down what it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def hold(self, key):
+        self.told.append(("hold", key))
+
+    def release(self, key):
+        self.told.append(("release", key))
+
+    def evict(self, key):
+        self.told.append(("evict", key))
+        self.keys.remove(key)
+
+
+def test_a_policy_hears_once_that_a_key_is_held_and_once_that_it_is_not():
+    policy = Holding()
+    residents = Residents(100, policy)
+    residents.add(KEY, 10)
+    residents.mark(KEY, "p")
+    residents.hold(KEY)
+    residents.mark(KEY, "q")
+    residents.hold(KEY)
+    residents.unmark(KEY, "p")
+    residents.unmark(KEY, "q")
+    assert policy.told == [("hold", KEY)]
+    residents.let_go(KEY)
+    residents.let_go(KEY)
+    assert policy.told == [("hold", KEY), ("release", KEY)]
+
+
+def test_a_policy_hears_what_goes_to_make_room_and_what_is_dropped():
+    policy = Holding()
+    residents = Residents(100, policy)
+    residents.add(KEY, 10)
+    residents.add(OTHER, 20)
+    residents.discard(residents.victim(), evicted=True)
+    assert policy.told == [("evict", KEY)]
+    residents.discard(OTHER)
+    assert policy.told == [("evict", KEY)]
+    assert (policy.keys, residents.used_bytes) == ([], 0)
+
+
+def test_a_policy_that_holds_nothing_is_given_held_keys_as_new_ones():
+    residents = Residents(100, Strict())
+    residents.add(KEY, 10)
+    residents.add(OTHER, 20)
+    residents.mark(KEY, "p")
+    residents.unmark(KEY, "p")
+    assert residents.victim() == OTHER
+    residents.discard(OTHER, evicted=True)
+    assert residents.victim() == KEY

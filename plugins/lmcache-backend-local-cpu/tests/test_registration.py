@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lmcache_core.api import EvictionPolicy, MemoryBackendSpec
+from lmcache_core.api import MemoryBackendSpec
 from lmcache_core.plugins import PluginRegistry, PluginStatus
 
 
@@ -20,21 +20,18 @@ def test_it_is_installed_and_loaded(registry: PluginRegistry) -> None:
     record = next(record for record in registry.records if record.name == "local-cpu")
     assert record.status is PluginStatus.LOADED, record.reason
     assert record.distribution == "lmcache-backend-local-cpu"
-    assert {spec.name for spec in record.specs} == {"LocalCPUBackend", "LRU", "MRU"}
+    assert {spec.name for spec in record.specs} == {"LocalCPUBackend"}
 
 
-def test_its_names_can_be_selected(registry: PluginRegistry) -> None:
+def test_its_name_can_be_selected(registry: PluginRegistry) -> None:
     assert isinstance(registry.backend("LocalCPUBackend"), MemoryBackendSpec)
-    for name in ("LRU", "lru", "MRU"):
-        spec = registry.eviction_policy(name)
-        assert isinstance(spec.load()(spec.config()), EvictionPolicy)
 
 
 def test_the_hooks_import_no_implementation() -> None:
     source = (
         "import sys, lmcache_backend_local_cpu.plugin as p;"
-        "p.lmcache_register_storage_backends(), p.lmcache_register_eviction_policies();"
+        "p.lmcache_register_storage_backends();"
         "sys.exit(any(f'lmcache_backend_local_cpu.{name}' in sys.modules"
-        " for name in ('backend', 'memfile', 'policies')))"
+        " for name in ('backend', 'memfile')))"
     )
     assert subprocess.run([sys.executable, "-c", source], check=False, timeout=60).returncode == 0

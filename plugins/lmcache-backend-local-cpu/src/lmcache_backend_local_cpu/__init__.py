@@ -1,1 +1,1 @@
-"""Host memory for lmcache: ``LocalCPUBackend`` and the policies of every tier."""
+"""Host memory for lmcache: ``LocalCPUBackend``."""
