@@ -16,6 +16,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from lmcache_core.api import EvictionPolicy, EvictionPolicySpec
@@ -66,7 +67,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for spec in PluginRegistry.discover({}).specs(EvictionPolicySpec):
         make = spec.load()
-        rows = {n: measure(lambda make=make: make(spec.config()), n) for n in sorted(args.keys)}
+        rows = {n: measure(partial(make, spec.config()), n) for n in sorted(args.keys)}
         few, many = rows[min(rows)], rows[max(rows)]
         figures[spec.name] = {
             **{f"{name} at {n}": value for n, row in rows.items() for name, value in row.items()},
