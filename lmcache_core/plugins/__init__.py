@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from lmcache_core.plugins.listing import ConfigKey, Offer, list_plugins
+from lmcache_core.plugins.listing import (
+    ConfigKey,
+    Offer,
+    configuration_keys,
+    find_offers,
+    list_plugins,
+)
 from lmcache_core.plugins.record import PluginRecord, PluginStatus
 from lmcache_core.plugins.registry import PluginRegistry
 
@@ -12,5 +18,7 @@ __all__ = [
     "PluginRecord",
     "PluginRegistry",
     "PluginStatus",
+    "configuration_keys",
+    "find_offers",
     "list_plugins",
 ]

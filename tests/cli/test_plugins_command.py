@@ -11,9 +11,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lmcache_core.cli.main import main
+from lmcache_core.plugins.registry import INSTALL_HINTS
 
 GOOD = """
+from typing import Annotated, Literal
+
 import msgspec
+from msgspec import Meta
 from lmcache_core import hookimpl
 from lmcache_core.api import Capability, StorageBackendSpec
 
@@ -27,6 +31,17 @@ class Config(msgspec.Struct):
 def lmcache_register_storage_backends():
     return [StorageBackendSpec(name="ShelfBackend", summary="wood, mostly", load=dict,
                                config=Config, capabilities=Capability.SCAN)]
+"""
+
+
+FULL = """
+class Edge(msgspec.Struct, frozen=True):
+    width: float = 2.5
+
+class Config(msgspec.Struct, kw_only=True):
+    wood: Annotated[Literal["oak", "pine"], Meta(description="What it is made of.")] = "oak"
+    boards: Annotated[int, Meta(ge=1)] | None = None
+    edge: Edge = Edge()
 """
 
 
@@ -119,11 +134,44 @@ def test_describe_tells_all(site: Path, name: str) -> None:
         assert words in result.stdout
 
 
+def test_describe_shows_types_bounds_defaults_and_help(site: Path) -> None:
+    install(site, "shelf", GOOD.replace("class Config(msgspec.Struct):", FULL))
+    shown = run("describe", "ShelfBackend").stdout
+    assert [line.strip() for line in shown.partition("configuration")[2].splitlines()[1:]] == [
+        'wood: "oak" or "pine", default "oak"',
+        "What it is made of.",
+        "boards: integer or null, at least 1, default null",
+        'edge: object, default {"width": 2.5}',
+        "path: string, required",
+        "depth: integer, default 2",
+    ]
+
+
+def test_describe_in_json_has_whole_schemas(site: Path) -> None:
+    install(site, "shelf", GOOD.replace("class Config(msgspec.Struct):", FULL))
+    (offer,) = json.loads(run("describe", "lmcache_test-shelf", "--json").stdout)
+    keys = {key["name"]: key for key in offer["configuration"]}
+    assert keys["path"]["required"]
+    assert keys["wood"]["type"]["enum"] == ["oak", "pine"]
+    assert keys["edge"]["type"]["properties"]["width"]["type"] == "number"
+
+
 def test_describe_of_an_unknown_name_suggests_one(site: Path) -> None:
     install(site, "shelf", GOOD)
     result = run("describe", "ShelfBackends")
     assert result.exit_code == 2
     assert "Did you mean 'ShelfBackend'?" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["Elsewhere", "lmcache-backend-elsewhere"])
+def test_describe_of_a_known_name_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(INSTALL_HINTS, "Elsewhere", "lmcache-backend-elsewhere")
+    result = run("describe", name)
+    assert result.exit_code == 2
+    assert "available: " in result.stderr
+    assert "Install it with `pip install lmcache-backend-elsewhere`." in result.stderr
 
 
 def test_a_section_of_an_installed_plugin_is_checked(site: Path) -> None:

@@ -1,0 +1,1 @@
+"""``ShelfBackend``: frames as files in a folder."""
