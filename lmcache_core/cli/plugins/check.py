@@ -57,7 +57,8 @@ def check(
     """Run the conformance kit against DIST: a distribution, or one thing that it offers.
 
     It checks how the plugin is packaged, then all that it offers and that there
-    is a kit for, made by its own factory with the configuration that is given. What bypasses the plugin, for example a look into its store, only its
+    is a kit for, made by its own factory with the configuration that is given.
+    What bypasses the plugin, for example a look into its store, only its
     author's tests can do: those checks are skipped with the name of what they
     lack. Ends with exit status 1 if a check fails.
 
