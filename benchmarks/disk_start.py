@@ -22,7 +22,9 @@ from lmcache_core.api import BackendContext, StorageBackend, StorageBackendSpec
 from lmcache_core.api.connector import KVGroup
 from lmcache_core.config import plugin_section
 from lmcache_core.engine.frame import FrameSeal
+from lmcache_core.engine.frame_book import FrameBook
 from lmcache_core.engine.geometry import Geometry
+from lmcache_core.engine.raw_frames import RawFrames
 from lmcache_core.engine.residents import Residents
 from lmcache_core.engine.storage_tier import StorageTier
 from lmcache_core.plugins import PluginRegistry
@@ -75,12 +77,16 @@ def measure(folder: Path, files: int, rounds: int) -> dict[str, float]:
     policy = registry.eviction_policy("LRU")
     taken, alone, beside = [], [], []
     for _ in range(rounds):
+        geometry = Geometry([KVGroup(16, 4096)])
+        seal = FrameSeal(bytes(32), geometry)
+        residents = Residents(0, policy.load()(policy.config()))
         tier = StorageTier(
             DISK,
             make(),
-            Residents(0, policy.load()(policy.config())),
-            seal=FrameSeal(bytes(32), Geometry([KVGroup(16, 4096)])),
-            rule=None,
+            residents,
+            seal=seal,
+            form=RawFrames(seal),
+            book=FrameBook(geometry, 256, None, residents),
             lock=threading.RLock(),
             call_seconds=10,
             capabilities=spec.capabilities,
@@ -89,8 +95,8 @@ def measure(folder: Path, files: int, rounds: int) -> dict[str, float]:
         time.sleep(1)
         alone += steps.seconds
         before, begin = len(steps.seconds), time.perf_counter()
-        tier.open(on_admitted=lambda _: None, on_evicted=lambda *_: None, tokens_in=lambda _: 16)
-        tier._recovered.wait(PATIENCE_SECONDS)
+        tier.open(on_admitted=lambda _: None, on_evicted=lambda *_: None)
+        tier._recovery.over.wait(PATIENCE_SECONDS)
         taken.append(time.perf_counter() - begin)
         beside += steps.seconds[before:]
         steps.stop()

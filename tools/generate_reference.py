@@ -35,6 +35,16 @@ def configuration_keys() -> str:
     return "\n".join(rows)
 
 
+def tier_keys() -> str:
+    """Every key of a tier that is the core's own."""
+    rows = ["| key | default | what it is |", "|---|---|---|"]
+    entry = engine_schema()["$defs"]["StorageEntry"]
+    for key, schema in entry["properties"].items():
+        default = "needed" if key in entry["required"] else _default(schema)
+        rows.append(f"| `{key}` | {default} | {schema['description']} |")
+    return "\n".join(rows)
+
+
 def honoured_keys() -> str:
     """The incumbent's keys that mean here what they mean there."""
     return textwrap.fill(", ".join(f"`{key}`" for key in sorted(incumbent.HONOURED)) + ".", WIDTH)
@@ -76,6 +86,7 @@ def hook_signature(name: str, hook: Callable[..., object]) -> str:
 
 PARTS: Mapping[str, Callable[[], str]] = {
     "configuration-keys": configuration_keys,
+    "tier-keys": tier_keys,
     "honoured-keys": honoured_keys,
     "ignored-keys": ignored_keys,
     "refused-keys": refused_keys,

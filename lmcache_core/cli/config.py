@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
 
+from lmcache_core.api import PluginSpec
 from lmcache_core.cli.table import table
 from lmcache_core.config import (
     EngineConfig,
@@ -19,6 +22,9 @@ from lmcache_core.config import (
 )
 from lmcache_core.errors import UnknownNameError
 from lmcache_core.plugins import PluginRegistry
+
+Part = tuple[Callable[[str], PluginSpec[Any]], str, dict[str, Any]]
+"""How to find a plugin, its name and its section."""
 
 KEYS = {
     "chunk_size": "chunk_size",
@@ -82,12 +88,15 @@ def _missing_plugins(config: EngineConfig) -> list[str]:
     registry = PluginRegistry.discover()
     missing: list[str] = []
     for tier in config.tiers:
-        try:
-            spec = registry.backend(tier.backend)
-        except UnknownNameError as error:
-            missing.append(str(error))
-        else:
-            plugin_section(spec.config, tier.options, f"{spec.kind} {spec.name}")
+        parts: list[Part] = [(registry.backend, tier.backend, tier.options)]
+        parts += [(registry.serde, serde.name, serde.options) for serde in tier.serdes]
+        for find, name, options in parts:
+            try:
+                spec = find(name)
+            except UnknownNameError as error:
+                missing.append(str(error))
+            else:
+                plugin_section(spec.config, options, f"{spec.kind} {spec.name}")
     return missing
 
 
@@ -105,7 +114,8 @@ def _rows(resolved: Resolved) -> list[tuple[str, str, str]]:
 def _tier(tier: TierConfig) -> str:
     size = "no bound" if tier.capacity_bytes is None else _value("_bytes", tier.capacity_bytes)
     options = "".join(f", {key}: {json.dumps(value)}" for key, value in tier.options.items())
-    return f"{tier.backend}, {size}{options}"
+    serdes = ", ".join(serde.name for serde in tier.serdes)
+    return f"{tier.backend}, {size}{options}" + (f", serde: {serdes}" if serdes else "")
 
 
 def _value(field: str, value: object) -> str:

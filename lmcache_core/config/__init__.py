@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmcache_core.config.engine import EngineConfig, TierConfig
+from lmcache_core.config.engine import EngineConfig, SerdeConfig, TierConfig
 from lmcache_core.config.plugin import plugin_section
 from lmcache_core.config.resolve import Resolved, load_engine_config
 from lmcache_core.config.schema import engine_schema
@@ -10,6 +10,7 @@ from lmcache_core.config.schema import engine_schema
 __all__ = [
     "EngineConfig",
     "Resolved",
+    "SerdeConfig",
     "TierConfig",
     "engine_schema",
     "load_engine_config",

@@ -15,6 +15,18 @@ DEFAULT_CONTROLLER_URL = "tcp://localhost:9001"
 DEFAULT_INSTANCE_ID = "lmcache_default_instance"
 
 
+class SerdeConfig(msgspec.Struct, frozen=True):
+    """One serde of a tier's chain.
+
+    Attributes:
+        name: Its name.
+        options: Its own section, validated like a backend's.
+    """
+
+    name: str
+    options: dict[str, Any] = {}
+
+
 class TierConfig(msgspec.Struct, frozen=True):
     """One tier.
 
@@ -24,11 +36,13 @@ class TierConfig(msgspec.Struct, frozen=True):
         options: The plugin's own section, not yet validated: the plugin's
             ``Config`` does that, see
             :func:`~lmcache_core.config.plugin_section`.
+        serdes: What encodes its frames, in that order.
     """
 
     backend: str
     capacity_bytes: int | None = None
     options: dict[str, Any] = {}
+    serdes: tuple[SerdeConfig, ...] = ()
 
 
 DEFAULT_TIERS = (TierConfig(DEFAULT_MEMORY_BACKEND, DEFAULT_MEMORY_BYTES),)

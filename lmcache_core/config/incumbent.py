@@ -22,6 +22,7 @@ HONOURED = frozenset(
         "max_local_cpu_size",
         "max_local_disk_size",
         "min_retrieve_tokens",
+        "remote_serde",
         "remote_url",
         "save_decode_cache",
     }
@@ -90,7 +91,6 @@ IGNORED: dict[str, str] = {
         "requests have no priorities here, and every one is cached",
         "priority_limit",
     ),
-    **_because("frames are written as they are", "remote_serde"),
     **_because(
         "the keys of a plugin go into its own entry of storage, and request tags need no list",
         "extra_config",

@@ -27,7 +27,7 @@ from lmcache_core.config.sources import (
     from_overrides,
 )
 from lmcache_core.config.suggest import closest, nearest
-from lmcache_core.config.tiers import FLAT_KEYS, flat_tiers, read_storage
+from lmcache_core.config.tiers import FLAT_KEYS, LOSSY_SERDES, flat_tiers, read_storage
 from lmcache_core.config.values import field_kinds, read_value
 from lmcache_core.errors import ConfigError
 
@@ -201,6 +201,11 @@ def _explain_flat_keys(
         )
     if section.max_local_disk_size and section.local_disk is None:
         notices.append("max_local_disk_size is ignored: local_disk names no folder")
+    if section.remote_serde in LOSSY_SERDES:
+        notices.append(
+            f"remote_serde: {section.remote_serde} is ignored: it changes what it encodes, and a "
+            f"hit here never differs from what was computed ({given['remote_serde'].origin})"
+        )
 
 
 def _origins(given: Mapping[str, Given]) -> dict[str, str]:

@@ -6,7 +6,7 @@ the types and descriptions here.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -25,12 +25,20 @@ class StorageEntry(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         backend: The backend's name.
         max_size: Its bound in GiB.
+        serde: What encodes its frames.
     """
 
     backend: Annotated[
         str, Meta(description="Name of the backend, which is also the tier's location.")
     ]
     max_size: Annotated[Size | None, Meta(description="Bound of the tier in GiB.")] = None
+    serde: Annotated[
+        str | dict[str, Any] | tuple[str | dict[str, Any], ...] | None,
+        Meta(
+            description="What encodes the tier's frames: the name of a serde, a map of its `name` "
+            "and its own keys, or a list of these in the order of encoding."
+        ),
+    ] = None
 
 
 class EngineSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,9 +56,9 @@ class EngineSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         tuple[StorageEntry, ...] | None,
         Meta(
             description="The tiers from the top, the memory tier first: each entry is a map of "
-            "`backend`, `max_size` (GiB) and the plugin's own keys. Instead of `local_cpu`, "
-            "`max_local_cpu_size`, `local_cpu_use_hugepages`, `local_disk`, `max_local_disk_size` "
-            "and `remote_url`.",
+            "`backend`, `max_size` (GiB), the other keys of a tier and the plugin's own. Instead "
+            "of `local_cpu`, `max_local_cpu_size`, `local_cpu_use_hugepages`, `local_disk`, "
+            "`max_local_disk_size`, `remote_url` and `remote_serde`.",
         ),
     ] = None
     local_cpu: Annotated[
@@ -80,6 +88,10 @@ class EngineSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             description="Address of a shared store below the others: `redis://`, `rediss://`, "
             "`valkey://`, `s3://`, `gs://`, `az://`."
         ),
+    ] = None
+    remote_serde: Annotated[
+        str | None,
+        Meta(description="Serde of that store's frames; `naive` for none."),
     ] = None
     staging_size: Annotated[
         Size | None,

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmcache_core.config.engine import DEFAULT_MEMORY_BACKEND, GIB, TierConfig
-from lmcache_core.config.section import EngineSection, StorageEntry
+from lmcache_core.config.section import EngineSection
 from lmcache_core.config.sources import Given
-from lmcache_core.config.values import field_kinds, read_list_of_maps, read_value
+from lmcache_core.config.tier_entry import read_entry, read_serdes
+from lmcache_core.config.values import read_list_of_maps
 from lmcache_core.errors import ConfigError
 
 FLAT_KEYS = (
@@ -18,6 +19,7 @@ FLAT_KEYS = (
     "local_disk",
     "max_local_disk_size",
     "remote_url",
+    "remote_serde",
 )
 """Keys that describe tiers one by one; ``storage`` takes the place of all of them."""
 
@@ -32,8 +34,11 @@ REMOTE_BACKENDS = {
 }
 """Which backend serves the scheme of ``remote_url``."""
 
-ENTRY_KINDS = field_kinds(StorageEntry)
-"""The type of each key of an entry that is the core's own."""
+LOSSY_SERDES = ("cachegen", "kivi")
+"""Serdes of LMCache that change what they encode; a hit here never does."""
+
+NO_SERDE = "naive"
+"""LMCache's name for frames as they are."""
 
 
 def read_storage(given: Given) -> tuple[TierConfig, ...]:
@@ -47,7 +52,12 @@ def read_storage(given: Given) -> tuple[TierConfig, ...]:
         entries = read_list_of_maps(given.value)
     except ValueError as error:
         raise _wrong(f"storage {error}", given) from error
-    tiers = tuple(_entry_tier(number, entry, given) for number, entry in enumerate(entries))
+    try:
+        tiers = tuple(
+            read_entry(entry, f"storage[{number}]") for number, entry in enumerate(entries)
+        )
+    except ValueError as error:
+        raise _wrong(str(error), given) from error
     if not tiers:
         raise _wrong("storage is empty; list at least the memory tier, or leave it out", given)
     if tiers[0].capacity_bytes is None:
@@ -56,6 +66,8 @@ def read_storage(given: Given) -> tuple[TierConfig, ...]:
             "give its size in GiB",
             given,
         )
+    if tiers[0].serdes:
+        raise _wrong("storage[0] is the memory tier; serde is for the tiers below it", given)
     names = [tier.backend for tier in tiers]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -79,29 +91,8 @@ def flat_tiers(section: EngineSection, given: Mapping[str, Given]) -> tuple[Tier
     if section.local_disk is not None:
         tiers.append(_disk_tier(section.local_disk, section.max_local_disk_size, given))
     if section.remote_url is not None:
-        tiers.append(_remote_tier(section.remote_url, given["remote_url"]))
+        tiers.append(_remote_tier(section.remote_url, section.remote_serde, given["remote_url"]))
     return tuple(tiers)
-
-
-def _entry_tier(number: int, entry: Mapping[str, Any], given: Given) -> TierConfig:
-    options = {str(key): value for key, value in entry.items()}
-    read: dict[str, Any] = {}
-    for key, kind in ENTRY_KINDS.items():
-        value = options.pop(key, None)
-        if value is None:
-            continue
-        try:
-            read[key] = read_value(value, kind)
-        except ValueError as error:
-            raise _wrong(f"storage[{number}].{key} {error}", given) from error
-    if "backend" not in read:
-        raise _wrong(
-            f"storage[{number}] does not say which backend; write backend: NAME, and see "
-            "`lmcache plugins` for the names",
-            given,
-        )
-    size = read.get("max_size")
-    return TierConfig(read["backend"], None if size is None else int(size * GIB), options)
 
 
 def _disk_tier(path: str, size: float, given: Mapping[str, Given]) -> TierConfig:
@@ -117,7 +108,7 @@ def _disk_tier(path: str, size: float, given: Mapping[str, Given]) -> TierConfig
     return TierConfig("LocalDiskBackend", int(size * GIB), {"path": path.removeprefix("file://")})
 
 
-def _remote_tier(url: str, given: Given) -> TierConfig:
+def _remote_tier(url: str, serde: str | None, given: Given) -> TierConfig:
     scheme, separator, _ = url.partition("://")
     backend = REMOTE_BACKENDS.get(scheme) if separator else None
     if backend is None:
@@ -127,7 +118,9 @@ def _remote_tier(url: str, given: Given) -> TierConfig:
             "name any other backend in storage"
         )
         raise ConfigError(message, key="remote_url", source=given.origin)
-    return TierConfig(backend, None, {"url": url})
+    as_it_is = serde in (None, NO_SERDE, *LOSSY_SERDES)
+    serdes = () if as_it_is else read_serdes(serde, "remote_serde")
+    return TierConfig(backend, None, {"url": url}, serdes=serdes)
 
 
 def _wrong(message: str, given: Given) -> ConfigError:

@@ -1,7 +1,7 @@
 """How a frame proves which chunk it is, and that it is whole.
 
-A frame is a header page and the payload behind it, in one run, exactly as it
-lies in a slot of the pool, so that a store reads and writes it in place.
+A frame is a header page and the payload behind it, in one run. In a slot of
+the pool the payload is raw; a store has it so too, or encoded by serdes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ import xxhash
 from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.frame_header import FrameHeader
 from lmcache_core.engine.geometry import HEADER_BYTES, Geometry
+from lmcache_core.engine.pages import Pages
 from lmcache_core.errors import FrameError
+
+
+class ForeignFrameError(FrameError):
+    """A frame is whole and this chunk's, and in a form that its tier does not read."""
 
 
 class FrameSeal:
@@ -62,32 +67,54 @@ class FrameSeal:
         )
         frame[:HEADER_BYTES] = header.pack()
 
-    def verify(self, entry: Entry, frame: memoryview, namespace: bytes) -> None:
-        """Check every byte of a frame against the entry it is to become.
+    def check(self, entry: Entry, header: FrameHeader, namespace: bytes) -> Pages:
+        """Compare what a header says with the entry its chunk is to become.
 
-        Which of its pages are there, the entry learns from the frame.
+        Returns:
+            Which of its pages are there.
 
         Raises:
-            FrameError: It is damaged, another chunk's, or another namespace's.
+            FrameError: It is another chunk's, or another namespace's.
         """
-        header = FrameHeader.parse(frame)
-        payload = frame[HEADER_BYTES:]
         counts = self._geometry.blocks(entry.tokens)
         _expect("key", header.key, entry.key)
         _expect("parent", header.parent, entry.parent)
         _expect("namespace", header.namespace, namespace)
         _expect("tokens", header.tokens, entry.tokens)
         _expect("pages", header.counts, counts)
-        _expect("serde chain", header.serdes, b"")
         pages = None if header.pages == _all(counts) else header.pages
         raw_bytes = self._geometry.payload_bytes(entry.tokens, pages)
         _expect("raw bytes", header.raw_bytes, raw_bytes)
-        _expect("payload bytes", header.stored_bytes, len(payload))
-        _expect("payload bytes", len(payload), raw_bytes)
-        if header.payload_check != xxhash.xxh3_64_intdigest(payload):
-            raise FrameError("the checksum of the payload does not match")
+        return pages
+
+    def verify(self, entry: Entry, frame: memoryview, namespace: bytes) -> None:
+        """Check every byte of a raw frame against the entry it is to become.
+
+        Which of its pages are there, the entry learns from the frame.
+
+        Raises:
+            FrameError: It is damaged, another chunk's, or another namespace's.
+            ForeignFrameError: It is not raw.
+        """
+        header = FrameHeader.parse(frame)
+        pages = self.check(entry, header, namespace)
+        if header.encoding is not None:
+            raise ForeignFrameError(f"the frame was encoded by {', '.join(header.serdes)}")
+        check_payload(header, frame[HEADER_BYTES:])
+        _expect("payload bytes", header.stored_bytes, header.raw_bytes)
         entry.pages = pages
         entry.sealed = True
+
+
+def check_payload(header: FrameHeader, payload: memoryview) -> None:
+    """Check a payload as it was stored against its header.
+
+    Raises:
+        FrameError: It has another length or other bytes.
+    """
+    _expect("payload bytes", header.stored_bytes, len(payload))
+    if header.payload_check != xxhash.xxh3_64_intdigest(payload):
+        raise FrameError("the checksum of the payload does not match")
 
 
 def _all(counts: tuple[int, ...]) -> tuple[int, ...]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.geometry import Geometry
 from lmcache_core.engine.hit_rule import HitRule
 from lmcache_core.engine.pages import Pages
@@ -12,8 +14,27 @@ from lmcache_core.engine.residents import Residents
 from lmcache_core.keys import Key
 
 
+class Facts(NamedTuple):
+    """What is known of one frame.
+
+    Attributes:
+        tokens: Tokens of its chunk; None where that is not known.
+        pages: Which pages of it are there; None for all, as in an entry.
+        guessed: Whether ``pages`` is not known.
+    """
+
+    tokens: int | None
+    pages: Pages = None
+    guessed: bool = False
+
+
 class FrameBook:
     """Tokens and pages of frames, by key.
+
+    A raw frame's length says how many tokens a complete chunk of it has. An
+    encoded one's says nothing: one that was there before us is taken for a
+    whole chunk of which no page is certain, until somebody asks for its
+    tokens or it is read.
 
     Not thread-safe: the engine's lock is held around every call.
 
@@ -22,41 +43,85 @@ class FrameBook:
         chunk_tokens: Tokens in a whole chunk.
         rule: Where a hit may end; None where it may end anywhere.
         residents: The lengths of the frames.
+        encoded: Whether the frames are.
     """
 
     def __init__(
-        self, geometry: Geometry, chunk_tokens: int, rule: HitRule | None, residents: Residents
+        self,
+        geometry: Geometry,
+        chunk_tokens: int,
+        rule: HitRule | None,
+        residents: Residents,
+        *,
+        encoded: bool = False,
     ) -> None:
         self.rule = rule
         self._geometry = geometry
         self._chunk_tokens = chunk_tokens
         self._residents = residents
-        self._tokens: dict[Key, int] = {}
-        # Of the few frames that have not all their pages.
-        self._pages: dict[Key, Pages] = {}
+        self._encoded = encoded
+        self._facts: dict[Key, Facts] = {}
+        # Nearly all frames share a few facts.
+        self._common: dict[int | None, Facts] = {}
 
-    def keep(self, key: Key, tokens: int, pages: Pages = None) -> None:
+    def keep(self, key: Key, facts: Facts) -> None:
         """Keep what is known of a frame."""
-        self._tokens[key] = tokens
-        if pages is not None:
-            self._pages[key] = pages
-
-    def tokens_in(self, nbytes: int) -> int:
-        """The tokens of a frame of which only the length is known."""
-        return min(self._geometry.frame_tokens(nbytes), self._chunk_tokens)
+        if facts.pages is None and not facts.guessed:
+            facts = self._common.setdefault(facts.tokens, facts)
+        self._facts[key] = facts
 
     def forget(self, key: Key) -> None:
         """Forget a frame that is known."""
-        del self._tokens[key]
-        self._pages.pop(key, None)
+        del self._facts[key]
+
+    def facts(self, key: Key) -> Facts:
+        """What is known of a frame that is there."""
+        return self._facts[key]
+
+    def guess(self, nbytes: int) -> Facts:
+        """What the length of a frame that was there before us tells."""
+        if self._encoded:
+            return Facts(None, guessed=self.rule is not None)
+        tokens = min(self._geometry.frame_tokens(nbytes), self._chunk_tokens)
+        return Facts(tokens, guessed=self.rule is not None)
+
+    @property
+    def lengths_differ(self) -> bool:
+        """Whether two whole frames of one chunk may have different lengths."""
+        return self._encoded or self.rule is not None
+
+    def present(self, entry: Entry, nbytes: int, ours: int) -> Facts:
+        """What is known of a frame that somebody else has written meanwhile.
+
+        Args:
+            entry: The chunk.
+            nbytes: Length of that frame.
+            ours: Length that it would have had from us.
+        """
+        if self.rule is None or (nbytes == ours and not self._encoded):
+            return Facts(entry.tokens, entry.pages)
+        return self.guess(nbytes)
 
     def tokens(self, key: Key) -> int:
-        """Tokens of a frame that is known."""
-        return self._tokens[key]
+        """Tokens of a frame that is there, a whole chunk's where that is not known."""
+        tokens = self._facts[key].tokens
+        return self._chunk_tokens if tokens is None else tokens
 
-    def pages(self, key: Key) -> Pages:
-        """Pages that a frame is known to have; None also where that is not known."""
-        return self._pages.get(key)
+    def raw_bytes(self, key: Key) -> int | None:
+        """Length of a frame as it would lie in a slot; None where that is not known."""
+        if not self._encoded:
+            return self._residents.size(key)
+        facts = self._facts.get(key)
+        if facts is None or facts.tokens is None or facts.guessed:
+            return None
+        return self._geometry.frame_bytes(facts.tokens, facts.pages)
+
+    def learn(self, covers: Sequence[Cover]) -> None:
+        """Somebody names the tokens of frames that are there."""
+        for key, tokens in covers:
+            facts = self._facts[key]
+            if facts.tokens is None:
+                self.keep(key, facts._replace(tokens=tokens))
 
     def usable(self, covers: Sequence[Cover]) -> int:
         """Tokens of a prefix that may be a hit.
@@ -71,10 +136,8 @@ class FrameBook:
         return rule.end([self._pages_of(cover, rule) for cover in covers], tokens)
 
     def _pages_of(self, cover: Cover, rule: HitRule) -> Pages:
-        pages = self._pages.get(cover.key)
-        if pages is None:
-            nbytes = self._residents.size(cover.key)
-            if self.tokens_in(nbytes) < cover.tokens:
-                # It was there before us and is too short to have them all.
-                return rule.no_pages
-        return pages
+        facts = self._facts[cover.key]
+        # A raw frame that was there before us and is too short has not all.
+        if facts.guessed and (self._encoded or self.tokens(cover.key) < cover.tokens):
+            return rule.no_pages
+        return facts.pages

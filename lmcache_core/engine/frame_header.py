@@ -29,17 +29,19 @@ stored and takes no room in the payload. The raw payload holds the groups in
 order, and in each group, rank by rank and layer by layer, the pages that are
 there.
 
-The serde chain is text that names what was done to the payload. Nothing is
-done to it by this version, which takes no frame whose chain is not empty.
+The serde chain says what was done to the payload, see
+:mod:`lmcache_core.engine.encoding`; the header itself is never encoded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from typing import NamedTuple
 
 import xxhash
 
+from lmcache_core.engine.encoding import Encoding
 from lmcache_core.engine.geometry import HEADER_BYTES
 from lmcache_core.errors import FrameError
 
@@ -66,7 +68,7 @@ class FrameHeader(NamedTuple):
         payload_check: xxh3-64 of the stored payload.
         counts: Per KV group, the pages of a chunk of so many tokens.
         pages: Per KV group, a bit for each page that is there.
-        serdes: What was done to the payload.
+        encoding: What was done to the payload; None where it is raw.
     """
 
     raw_bytes: int
@@ -79,7 +81,25 @@ class FrameHeader(NamedTuple):
     payload_check: int
     counts: tuple[int, ...]
     pages: tuple[int, ...]
-    serdes: bytes = b""
+    encoding: Encoding | None = None
+
+    @property
+    def serdes(self) -> tuple[str, ...]:
+        """Names of the serdes that encoded the payload, in order."""
+        return () if self.encoding is None else tuple(s.serde for s in self.encoding.stages)
+
+    @property
+    def binding(self) -> bytes:
+        """The 32 bytes that a serde is to bind the payload to.
+
+        The chunk's key, which says all but which pages are there; where some
+        are not, its digest with the page map, so that who can write to the
+        store cannot change that either.
+        """
+        complete = all(
+            bits == (1 << count) - 1 for count, bits in zip(self.counts, self.pages, strict=True)
+        )
+        return self.key if complete else hashlib.sha256(self.key + self._page_map()).digest()
 
     def pack(self) -> bytes:
         """The header page.
@@ -87,10 +107,9 @@ class FrameHeader(NamedTuple):
         Raises:
             FrameError: The page map is too long for it.
         """
-        rest = bytearray()
-        for count, bits in zip(self.counts, self.pages, strict=True):
-            rest += _PAGES.pack(count) + bits.to_bytes(-(-count // 8), "little")
-        rest += self.serdes
+        rest = bytearray(self._page_map())
+        encoding = b"" if self.encoding is None else self.encoding.pack()
+        rest += encoding
         room = HEADER_BYTES - _REST_AT
         if len(rest) > room:
             message = f"the page map takes {len(rest)} bytes of a header, which has {room}"
@@ -103,7 +122,7 @@ class FrameHeader(NamedTuple):
             self.stored_bytes,
             self.tokens,
             len(self.counts),
-            len(self.serdes),
+            len(encoding),
             self.key,
             self.parent,
             self.namespace,
@@ -133,6 +152,8 @@ class FrameHeader(NamedTuple):
         raw, stored, tokens, groups, serde_bytes, key, parent, namespace, frame_id, *last = fields
         counts, pages, at = [], [], 0
         for _ in range(groups):
+            if at + _PAGES.size > len(rest):
+                raise FrameError("the page map is longer than the header")
             (count,) = _PAGES.unpack_from(rest, at)
             at += _PAGES.size
             nbytes = -(-count // 8)
@@ -142,7 +163,9 @@ class FrameHeader(NamedTuple):
             counts.append(count)
             pages.append(bits)
             at += nbytes
-        serdes = rest[at : at + serde_bytes]
+        if serde_bytes > len(rest) - at:
+            raise FrameError("the frame's serde chain is longer than its header")
+        text = rest[at : at + serde_bytes]
         return cls(
             raw_bytes=raw,
             stored_bytes=stored,
@@ -154,7 +177,13 @@ class FrameHeader(NamedTuple):
             payload_check=last[0],
             counts=tuple(counts),
             pages=tuple(pages),
-            serdes=serdes,
+            encoding=Encoding.parse(text) if text else None,
+        )
+
+    def _page_map(self) -> bytes:
+        return b"".join(
+            _PAGES.pack(count) + bits.to_bytes(-(-count // 8), "little")
+            for count, bits in zip(self.counts, self.pages, strict=True)
         )
 
 

@@ -129,7 +129,7 @@ class Promoter:
         if present.pages is None:
             return False
         nbytes = self._tiers.geometry.frame_bytes(present.tokens, present.pages)
-        return any(tier.residents.size(piece.key) > nbytes for tier in self._tiers.storage)
+        return any((tier.raw_bytes(piece.key) or 0) > nbytes for tier in self._tiers.storage)
 
     def _holder(self, piece: Piece, usable: dict[str, bool]) -> StorageTier | None:
         """The first tier that holds a piece and may be asked, noting which may."""
@@ -210,8 +210,10 @@ def _frame_bytes(tiers: TierStack, piece: Piece, tier: StorageTier) -> int:
     """
     geometry = tiers.geometry
     complete = geometry.frame_bytes(len(piece.token_bytes) // TOKEN_BYTES)
-    stored = tier.residents.size(piece.key)
-    return stored if geometry.windowed and HEADER_BYTES <= stored < complete else complete
+    known = tier.raw_bytes(piece.key)
+    if known is None or not geometry.windowed:
+        return complete
+    return known if HEADER_BYTES <= known < complete else complete
 
 
 def promotion_owner(request: Request) -> str:

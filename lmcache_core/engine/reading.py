@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from lmcache_core.engine.entry import Entry
-from lmcache_core.engine.frame import FrameSeal
-from lmcache_core.errors import FrameError
+from lmcache_core.engine.frame import ForeignFrameError
+from lmcache_core.errors import FrameError, SerdeError
 from lmcache_core.keys import Key
 
 
@@ -23,46 +23,45 @@ class Read(NamedTuple):
     frame: memoryview
 
 
-class Verdict(NamedTuple):
+class Verdict:
     """What some reads have come to.
 
     Attributes:
         whole: For each whether its slot has the frame, every byte verified.
         damaged: Why those that came were not it, by key.
+        foreign: Why those that came are none of this tier's, by key.
+        refused: Why a serde could not decode what came as it was stored, by key.
         missing: Those that did not come.
     """
 
-    whole: list[bool]
-    damaged: dict[Key, str]
-    missing: list[Read]
+    __slots__ = ("damaged", "foreign", "missing", "refused", "whole")
 
+    def __init__(self) -> None:
+        self.whole: list[bool] = []
+        self.damaged: dict[Key, str] = {}
+        self.foreign: dict[Key, str] = {}
+        self.refused: dict[Key, str] = {}
+        self.missing: list[Read] = []
 
-def judge(
-    reads: Sequence[Read], lengths: Sequence[int | None], seal: FrameSeal, namespace: bytes
-) -> Verdict:
-    """Verify what a store has answered.
+    def note(self, read: Read, length: int | None, verify: Callable[[Read, int], object]) -> None:
+        """Note what has become of the next read.
 
-    Args:
-        reads: What was asked.
-        lengths: What it says it has written into each slot.
-        seal: Verifies frames.
-        namespace: What they were asked under.
-    """
-    verdict = Verdict([], {}, [])
-    for read, length in zip(reads, lengths, strict=True):
+        Args:
+            read: What was asked.
+            length: What the store says it has written.
+            verify: Raises what is wrong with that.
+        """
+        whole = False
         if length is None:
-            verdict.missing.append(read)
-        elif reason := _fault(read, length, seal, namespace):
-            verdict.damaged[read.entry.key] = reason
-        verdict.whole.append(length is not None and read.entry.key not in verdict.damaged)
-    return verdict
-
-
-def _fault(read: Read, length: int, seal: FrameSeal, namespace: bytes) -> str | None:
-    if length != len(read.frame):
-        return f"frame of {length} bytes, expected {len(read.frame)}"
-    try:
-        seal.verify(read.entry, read.frame, namespace)
-    except FrameError as error:
-        return str(error)
-    return None
+            self.missing.append(read)
+        else:
+            try:
+                verify(read, length)
+                whole = True
+            except ForeignFrameError as error:
+                self.foreign[read.entry.key] = str(error)
+            except SerdeError as error:
+                self.refused[read.entry.key] = str(error)
+            except FrameError as error:
+                self.damaged[read.entry.key] = str(error)
+        self.whole.append(whole)

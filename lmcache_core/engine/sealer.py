@@ -18,12 +18,16 @@ class Sealing:
         entry: The chunk.
         frame: Its slot.
         namespace: What the frame is bound to.
+
+    Attributes:
+        entry: See above.
+        frame: See above.
     """
 
     def __init__(self, seal: FrameSeal, entry: Entry, frame: memoryview, namespace: bytes) -> None:
+        self.entry = entry
+        self.frame = frame
         self._seal = seal
-        self._entry = entry
-        self._frame = frame
         self._namespace = namespace
         self._lock = threading.Lock()
         self._over = False
@@ -36,7 +40,7 @@ class Sealing:
         """
         with self._lock:
             if not self._over:
-                self._seal.ensure(self._entry, self._frame, self._namespace)
+                self._seal.ensure(self.entry, self.frame, self._namespace)
 
     def end(self) -> None:
         """The slot is no longer ours; from now on it is not touched."""

@@ -6,20 +6,16 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from lmcache_core.api import BackendContext, EvictionPolicy, StorageBackendSpec
 from lmcache_core.api.connector import KVGroup
 from lmcache_core.api.pins import PinReport
-from lmcache_core.config import EngineConfig, TierConfig, plugin_section
+from lmcache_core.config import EngineConfig
 from lmcache_core.engine.agent import ControlAgent
 from lmcache_core.engine.cache_engine import CacheEngine
 from lmcache_core.engine.frame import FrameSeal
-from lmcache_core.engine.frame_book import FrameBook
 from lmcache_core.engine.geometry import Geometry, check_chunk
 from lmcache_core.engine.hit_rule import HitRule
-from lmcache_core.engine.residents import Residents
-from lmcache_core.engine.storage_tier import StorageTier
 from lmcache_core.engine.tier_stack import TierStack
-from lmcache_core.errors import ConfigError
+from lmcache_core.engine.tier_start import TierStarter
 from lmcache_core.keys import Namespace
 from lmcache_core.log import get_logger
 from lmcache_core.memory import HostRegion
@@ -65,38 +61,36 @@ def start(
     seal = FrameSeal(namespace.digest(), geometry)
     policy = registry.eviction_policy(config.cache_policy)
     make_policy = policy.load()
-    storage = [
-        _storage_tier(
-            tier,
-            config,
-            registry,
-            seal=seal,
-            geometry=geometry,
-            chunk_tokens=namespace.chunk_size,
-            rule=rule,
-            lock=lock,
-            policy=make_policy(policy.config()),
-        )
-        for tier in config.storage_tiers
-    ]
-    memory = config.memory_tier
-    tiers = TierStack(
+    starter = TierStarter(
+        config,
+        registry,
         namespace=namespace,
         geometry=geometry,
         rule=rule,
-        region=region,
-        memory_name=memory.backend,
-        capacity_bytes=memory.capacity_bytes or 0,
-        staging_bytes=config.staging_bytes,
-        policy=make_policy(policy.config()),
-        storage=storage,
         seal=seal,
         lock=lock,
-        pin_share=config.pin_share,
-        pin_owner_quota_bytes=config.pin_owner_quota_bytes,
     )
+    memory = config.memory_tier
     with ExitStack() as on_failure:
-        on_failure.callback(tiers.close)
+        storage = []
+        for tier in config.storage_tiers:
+            storage.append(starter.make(tier, make_policy(policy.config())))
+            on_failure.callback(storage[-1].close)
+        tiers = TierStack(
+            namespace=namespace,
+            geometry=geometry,
+            rule=rule,
+            region=region,
+            memory_name=memory.backend,
+            capacity_bytes=memory.capacity_bytes or 0,
+            staging_bytes=config.staging_bytes,
+            policy=make_policy(policy.config()),
+            storage=storage,
+            seal=seal,
+            lock=lock,
+            pin_share=config.pin_share,
+            pin_owner_quota_bytes=config.pin_owner_quota_bytes,
+        )
         tiers.open(leave_out=config.on_start_failure == "serve")
         engine = CacheEngine(
             tiers,
@@ -113,37 +107,6 @@ def start(
     )
     log.info("engine.started", instance_id=config.instance_id, tiers=tiers.locations)
     return engine
-
-
-def _storage_tier(
-    tier: TierConfig,
-    config: EngineConfig,
-    registry: PluginRegistry,
-    *,
-    seal: FrameSeal,
-    geometry: Geometry,
-    chunk_tokens: int,
-    rule: HitRule | None,
-    lock: threading.RLock,
-    policy: EvictionPolicy,
-) -> StorageTier:
-    spec = registry.backend(tier.backend)
-    if not isinstance(spec, StorageBackendSpec):
-        message = f"{tier.backend} is a {spec.kind}; below the first tier a storage backend goes"
-        raise ConfigError(message, key="storage")
-    section = plugin_section(spec.config, tier.options, f"storage backend {spec.name}")
-    context = BackendContext(instance_id=config.instance_id, tier=spec.name)
-    residents = Residents(tier.capacity_bytes or 0, policy)
-    return StorageTier(
-        spec.name,
-        spec.load()(section, context),
-        residents,
-        seal=seal,
-        book=FrameBook(geometry, chunk_tokens, rule, residents),
-        lock=lock,
-        call_seconds=config.storage_timeout_seconds,
-        capabilities=spec.capabilities,
-    )
 
 
 def _start_agent(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lmcache_core.config import Resolved, TierConfig, load_engine_config
+from lmcache_core.config import Resolved, SerdeConfig, TierConfig, load_engine_config
 from lmcache_core.errors import ConfigError
 
 GIB = 1 << 30
@@ -38,6 +38,42 @@ def test_storage_lists_the_tiers_from_the_top() -> None:
     )
     assert config.memory_tier is config.tiers[0]
     assert config.storage_tiers == config.tiers[1:]
+
+
+@pytest.mark.parametrize(
+    ("serde", "chain"),
+    [
+        (None, ()),
+        ("zstd", (SerdeConfig("zstd"),)),
+        ({"name": "zstd", "level": 3}, (SerdeConfig("zstd", {"level": 3}),)),
+        (
+            ["zstd", {"name": "aesgcm", "key_file": "/k"}],
+            (SerdeConfig("zstd"), SerdeConfig("aesgcm", {"key_file": "/k"})),
+        ),
+        ([], ()),
+    ],
+)
+def test_a_storage_tier_has_a_chain_of_serdes(serde: object, chain: tuple[SerdeConfig]) -> None:
+    tiers = resolve(
+        storage=[
+            {"backend": "LocalCPUBackend", "max_size": 1},
+            {"backend": "redis", "url": "redis://h", "serde": serde},
+        ]
+    ).config.tiers
+    assert tiers[1] == TierConfig("redis", None, {"url": "redis://h"}, serdes=chain)
+
+
+@pytest.mark.parametrize(("name", "chain"), [("naive", ()), ("zstd", (SerdeConfig("zstd"),))])
+def test_a_remote_store_has_the_serde_that_is_named(name: str, chain: tuple[SerdeConfig]) -> None:
+    config = resolve(remote_url="redis://h", remote_serde=name).config
+    assert config.tiers[1] == TierConfig("redis", None, {"url": "redis://h"}, serdes=chain)
+
+
+@pytest.mark.parametrize("name", ["cachegen", "kivi"])
+def test_a_serde_that_changes_what_it_encodes_is_a_notice(name: str) -> None:
+    resolved = resolve(remote_url="redis://h", remote_serde=name)
+    assert resolved.config.tiers[1].serdes == ()
+    assert any(f"remote_serde: {name} is ignored" in notice for notice in resolved.notices)
 
 
 def test_storage_from_the_environment_is_json() -> None:
@@ -84,6 +120,7 @@ def test_a_remote_address_that_nobody_serves(url: str) -> None:
         {"max_local_cpu_size": 5},
         {"local_disk": "/x"},
         {"remote_url": "s3://b"},
+        {"remote_serde": "naive"},
     ],
 )
 def test_saying_both_is_an_error_that_says_so(flat: dict[str, Any]) -> None:
@@ -102,6 +139,12 @@ def test_saying_both_is_an_error_that_says_so(flat: dict[str, Any]) -> None:
         ([{"backend": "A", "max_size": "5 GB"}], "storage[0].max_size is '5 GB'"),
         ([{"backend": "A", "max_size": 1}, {"backend": "B", "max_size": 0}], "storage[1].max_size"),
         ([{"backend": "A", "max_size": 1}, {"backend": "A"}], "names 'A' twice"),
+        ([{"backend": "A", "max_size": 1, "serde": "zstd"}], "is the memory tier; serde"),
+        ([{"backend": "A", "max_size": 1}, {"backend": "B", "serde": 7}], "storage[1].serde is 7"),
+        (
+            [{"backend": "A", "max_size": 1}, {"backend": "B", "serde": ["z", {"level": 1}]}],
+            "storage[1].serde[1] is {'level': 1}",
+        ),
     ],
 )
 def test_a_wrong_list_is_a_sentence(storage: list[dict[str, Any]], words: str) -> None:

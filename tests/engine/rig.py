@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Self
 
-from lmcache_core.api import BackendContext, Capability, StorageBackendSpec
+from lmcache_core.api import BackendContext, Capability, PluginSpec, StorageBackendSpec
 from lmcache_core.api.connector import CopyJob, KVGroup
 from lmcache_core.config import EngineConfig, TierConfig
 from lmcache_core.engine import CacheEngine, start
@@ -48,7 +48,8 @@ class Rig:
     """One engine over real shared memory, and a page table beside it.
 
     Blocks of more than ``BLOCK_BYTES`` are padded; they make short chunks
-    smaller than whole ones, as they are in the field.
+    smaller than whole ones, as they are in the field. ``tier_fields`` are more
+    fields of a storage tier's configuration, by its name.
     """
 
     chunks: int = 8
@@ -58,10 +59,12 @@ class Rig:
     overrides: dict[str, object] = field(default_factory=dict)
     block_bytes: int = BLOCK_BYTES
     groups: Sequence[KVGroup] = ()
+    offers: Sequence[PluginSpec] = ()
+    tier_fields: dict[str, dict[str, object]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.registry = PluginRegistry.discover()
-        for spec in self.storage:
+        for spec in (*self.storage, *self.offers):
             self.registry.offer(spec)
         self.groups = self.groups or [KVGroup(BLOCK_TOKENS, self.block_bytes)]
         geometry = Geometry(self.groups)
@@ -69,7 +72,11 @@ class Rig:
         frame_bytes = HEADER_BYTES + geometry.payload_bytes(CHUNK_TOKENS)
         memory = TierConfig("LocalCPUBackend", self.chunks * slot_bytes)
         below = [
-            TierConfig(spec.name, self.storage_chunks * frame_bytes or None)
+            TierConfig(
+                spec.name,
+                self.storage_chunks * frame_bytes or None,
+                **self.tier_fields.get(spec.name, {}),  # type: ignore[arg-type]
+            )
             for spec in self.storage
         ]
         settings: dict[str, object] = {

@@ -10,6 +10,7 @@ import pytest
 import xxhash
 
 from lmcache_core.api.connector import KVGroup
+from lmcache_core.engine.encoding import Encoding, Stage
 from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.frame import FrameSeal
 from lmcache_core.engine.frame_header import FrameHeader
@@ -109,6 +110,8 @@ def test_nor_one_that_is_cut_short_or_sealed_over_other_bytes(frame):
         (24, struct.pack("<Q", 63), "payload bytes"),
         (36, struct.pack("<H", 2), "pages"),
         (38, struct.pack("<H", 4), "serde chain"),
+        (36, struct.pack("<H", 2000), "page map is longer"),
+        (38, struct.pack("<H", 4000), "serde chain is longer"),
         (168, struct.pack("<I", 1), "pages"),
         (172, b"\1", "raw bytes"),
         (172, b"\7", "page map"),
@@ -149,20 +152,23 @@ def test_the_layout_is_the_documented_one():
         payload_check=0x0102030405060708,
         counts=(2, 12),
         pages=(0b11, 0b1000_0000_0001),
-        serdes=b"zstd",
+        encoding=Encoding(0xFEDCBA9876543210, (Stage("zstd", "3", 32),)),
     )
     fields = b"LMCFRAM1" + bytes.fromhex("02000000 00100000")
-    fields += bytes.fromhex("2000000000000000 2000000000000000 08000000 0200 0400")
+    fields += bytes.fromhex("2000000000000000 2000000000000000 08000000 0200 1a00")
     fields += b"k" * 32 + b"p" * 32 + b"n" * 32 + b"i" * 16 + bytes.fromhex("0807060504030201")
-    rest = bytes.fromhex("02000000 03 0c000000 0108") + b"zstd"
+    rest = bytes.fromhex("02000000 03 0c000000 0108") + b"fedcba9876543210,zstd:3:32"
     rest += bytes(HEADER_BYTES - 168 - len(rest))
     check = xxhash.xxh3_64_intdigest(fields + rest)
     page = header.pack()
     assert page == fields + struct.pack("<Q", check) + rest
-    vector = "790b68521821a4bd9eb75e1526fc7ad7e718fbafc2dc8d704c66bfcccbab47f6"
+    vector = "c1335a4a26decb8c19092234d94f47f72102e8a768e0b53f9447fd4fd8ed6578"
     assert hashlib.sha256(page).hexdigest() == vector
     documented = Path(__file__).parents[2] / "docs" / "reference" / "frames.md"
     assert vector in documented.read_text()
+    assert header.binding == hashlib.sha256(header.key + rest[:11]).digest()
+    assert header.binding.hex() in documented.read_text()
+    assert header._replace(pages=(0b11, 0b1111_1111_1111)).binding == header.key
     assert FrameHeader.parse(memoryview(page)) == header
 
 
@@ -171,3 +177,30 @@ def test_a_page_map_that_does_not_fit_is_refused():
     header = FrameHeader(0, 0, 0, b"", b"", b"", b"", 0, (40_000,), (bits,))
     with pytest.raises(FrameError, match="page map takes 5004 bytes"):
         header.pack()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"zstd",
+        b"fedcba9876543210",
+        b"FEDCBA9876543210,zstd:3:32",
+        b"fedcba9876543210,zstd:3",
+        b"fedcba9876543210,zstd:3:-32",
+        b"fedcba9876543210,zstd:3:32,",
+        b"fedcba9876543210,zs td:3:32",
+        b"fedcba9876543210,zst\xe9:3:32",
+        b"fedcba9876543210,:3:32",
+        b"fedcba9876543210,zstd:3:" + b"9" * 16,
+        b"fedcba9876543210,zstd:3:32\n",
+    ],
+)
+def test_a_serde_chain_is_read_strictly(text):
+    with pytest.raises(FrameError, match="serde chain cannot be read"):
+        Encoding.parse(text)
+
+
+def test_a_serde_chain_is_read_as_it_was_written():
+    encoding = Encoding(7, (Stage("zstd", "", 4096), Stage("aesgcm", "key-1", 0)))
+    assert encoding.pack() == b"0000000000000007,zstd::4096,aesgcm:key-1:0"
+    assert Encoding.parse(encoding.pack()) == encoding

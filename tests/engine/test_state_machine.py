@@ -21,6 +21,7 @@ from lmcache_core.keys import Scope
 from lmcache_core.testing import DictBackend, DictConfig
 from tests.engine.hybrid_rig import HybridRig, windows
 from tests.engine.rig import CHUNK_TOKENS, Rig, storage_spec
+from tests.engine.serdes import SIGNED, ZLIB, chain
 from tests.engine.test_pins import MEMORY, ask
 from tests.engine.test_storage_tier import settle, settle_reads
 
@@ -244,7 +245,27 @@ class HybridMachine(TwoTierMachine):
             self.served[scope].add(tokens)
 
 
-for machine in (CacheMachine, TwoTierMachine, HybridMachine):
+class EncodedMachine(HybridMachine):
+    """The same, and the store has frames that two serdes have encoded."""
+
+    @staticmethod
+    def make_rig():
+        def make(_config, context):
+            return DictBackend(DictConfig(), context)
+
+        spec = storage_spec("dict", make, Capability.NONE)
+        return HybridRig(
+            chunks=6,
+            staging_chunks=2,
+            groups=windows((4, None), (2, 7), (8, 12), token_bytes=512),
+            storage=[spec],
+            storage_chunks=3,
+            offers=[ZLIB, SIGNED],
+            tier_fields={"dict": chain("zlib", "signed")},
+        )
+
+
+for machine in (CacheMachine, TwoTierMachine, HybridMachine, EncodedMachine):
     machine.TestCase.settings = settings(
         max_examples=int(os.environ.get("TEST_EXAMPLES", "40")),
         stateful_step_count=30,
@@ -254,5 +275,6 @@ for machine in (CacheMachine, TwoTierMachine, HybridMachine):
 TestCacheMachine = CacheMachine.TestCase
 TestTwoTierMachine = TwoTierMachine.TestCase
 TestHybridMachine = HybridMachine.TestCase
+TestEncodedMachine = EncodedMachine.TestCase
 
 assert CHUNK_TOKENS == 16, "the prompt lengths above are chosen around the chunk"

@@ -1,0 +1,102 @@
+"""What a storage tier has, what it thinks of its store, and whom it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+from lmcache_core.engine.breaker import Breaker
+from lmcache_core.engine.frame_book import Facts, FrameBook
+from lmcache_core.engine.residents import Residents
+from lmcache_core.keys import Key
+
+COUNTERS = (
+    "put_frames",
+    "put_failures",
+    "put_skipped",
+    "encode_failures",
+    "read_frames",
+    "read_failures",
+    "recovered_frames",
+    "missing_frames",
+    "damaged_frames",
+    "foreign_frames",
+    "evictions",
+)
+
+
+class Known(NamedTuple):
+    """A frame that is in the store.
+
+    Attributes:
+        key: Its chunk's key.
+        nbytes: Its length there.
+        facts: What else is known of it.
+    """
+
+    key: Key
+    nbytes: int
+    facts: Facts
+
+
+class Holdings:
+    """The state that the threads of one storage tier share with the engine.
+
+    Everything but ``lock`` and ``name`` is read and written with ``lock`` held.
+
+    Args:
+        name: The tier's name.
+        residents: The tier's accounting.
+        book: What is known of the frames.
+        lock: The engine's lock.
+
+    Attributes:
+        name: See above.
+        residents: See above.
+        book: See above.
+        lock: See above.
+        breaker: Whether the store is to be asked.
+        counters: Running totals by name.
+        on_admitted: Called with each key that is there from now on.
+        on_evicted: Called with each key that has left and the marks it carried.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        residents: Residents,
+        book: FrameBook,
+        lock: AbstractContextManager[object],
+    ) -> None:
+        self.name = name
+        self.residents = residents
+        self.book = book
+        self.lock = lock
+        self.breaker = Breaker()
+        self.counters = dict.fromkeys(COUNTERS, 0)
+        self.on_admitted: Callable[[Key], None] = lambda _key: None
+        self.on_evicted: Callable[[Key, frozenset[str]], None] = lambda _key, _marks: None
+
+    def take(self, known: Known) -> None:
+        """Account for a frame that is there and was not."""
+        self.residents.add(known.key, known.nbytes)
+        self.book.keep(known.key, known.facts)
+        self.on_admitted(known.key)
+
+    def forget(self, key: Key, *, evicted: bool = False) -> None:
+        """Account for a frame that has gone, if it was there.
+
+        Args:
+            key: Its chunk's key.
+            evicted: Whether it was the victim and goes to make room.
+        """
+        if key in self.residents:
+            self.book.forget(key)
+            self.on_evicted(key, self.residents.discard(key, evicted=evicted))
+
+    def let_go(self, key: Key, *, evicted: bool = False) -> Known:
+        """Forget a frame that is there, and say what was known of it."""
+        known = Known(key, self.residents.size(key), self.book.facts(key))
+        self.forget(key, evicted=evicted)
+        return known
