@@ -24,9 +24,12 @@ from typing import IO
 import distributions
 from distributions import ROOT
 from environment import Environment, InstallError
+from install_redis import NoServerError, install_redis
 from install_vllm import install_vllm
 
 _FOLDER = ROOT / "build" / "test"
+# Not made anew: what is tested is not in it.
+_REDIS = ROOT / "build" / "redis"
 _COPIED = (
     *("tests", "examples", "docs", "benchmarks", "tools", ".ci"),
     *("pyproject.toml", "Makefile", "README.md", "CHANGELOG.md"),
@@ -59,11 +62,13 @@ def run_tests(arguments: Sequence[str]) -> int:
     with ThreadPoolExecutor() as pool:
         # Most of vLLM's installation waits for the network and the disk.
         building = pool.submit(distributions.build_wheels, _FOLDER / "builder", _FOLDER / "wheels")
+        fetching = pool.submit(_redis)
         print(install_vllm(environment), flush=True)
         # The build tools, too: some tests build wheels.
         tools = [*distributions.build_tools(), *distributions.test_tools()]
         environment.install("the build and test tools", *tools)
         wheels = building.result()
+        redis = fetching.result()
     environment.install("the wheels", *(str(wheel) for wheel in wheels))
     pytest = [
         *(str(environment.python), "-m", "pytest", "-p", "no:cacheprovider"),
@@ -74,7 +79,9 @@ def run_tests(arguments: Sequence[str]) -> int:
         _copy(tree)
         chosen = any((tree / word.partition("::")[0]).exists() for word in arguments)
         sessions = [()] if chosen else _SESSIONS
-        codes = _run([[*pytest, *folder] for folder in sessions], tree, _variables(environment))
+        codes = _run(
+            [[*pytest, *folder] for folder in sessions], tree, _variables(environment, redis)
+        )
     failed = [code for code in codes if code not in {0, _NO_TESTS}]
     return failed[0] if failed else min(codes)
 
@@ -117,7 +124,16 @@ def _copy(tree: Path) -> None:
                 shutil.copy2(path, target)
 
 
-def _variables(environment: Environment) -> dict[str, str]:
+def _redis() -> Path | None:
+    """The folder of a Redis server's program; None where there is none, which is said."""
+    try:
+        return install_redis(_REDIS)
+    except NoServerError as error:
+        print(f"no Redis server, its tests are skipped: {error}", flush=True)
+        return None
+
+
+def _variables(environment: Environment, redis: Path | None) -> dict[str, str]:
     variables = {
         name: value
         for name, value in os.environ.items()
@@ -125,6 +141,9 @@ def _variables(environment: Environment) -> dict[str, str]:
     }
     variables["PATH"] = f"{environment.folder / 'bin'}{os.pathsep}{variables['PATH']}"
     variables["REQUIRE_VLLM"] = "1"
+    if redis is not None:
+        variables["PATH"] += f"{os.pathsep}{redis}"
+        variables["REQUIRE_REDIS"] = "1"
     # For the tests of packaging alone, which build from the source.
     variables["SOURCE_TREE"] = str(ROOT)
     return variables

@@ -20,7 +20,7 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 def tool(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
     yield import_module
-    for name in ("environment", "install_vllm", "distributions"):
+    for name in ("environment", "install_redis", "install_vllm", "distributions"):
         sys.modules.pop(name, None)
 
 
@@ -121,3 +121,33 @@ def test_every_distribution_is_built_and_tested(tool):
     names = {folder.name for folder in distributions.folders()[1:]}
     assert names == {path.parent.name for path in (TOOLS.parent / "plugins").glob("*/tests")}
     assert not [need for need in distributions.dependencies() if need.startswith("lmcache")]
+
+
+def test_a_redis_server_of_the_system_is_taken(tool, tmp_path, monkeypatch):
+    program = tmp_path / "bin" / "valkey-server"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert tool("install_redis").install_redis(tmp_path / "unused") == program.parent
+    assert not (tmp_path / "unused").exists()
+
+
+def test_without_a_redis_server_and_without_packages_there_is_one_sentence(
+    tool, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    module = tool("install_redis")
+    with pytest.raises(module.NoServerError, match="there is no apt-get here"):
+        module.install_redis(tmp_path / "redis")
+
+
+def test_what_apt_says_is_passed_on(tool, tmp_path, monkeypatch):
+    apt = tmp_path / "bin" / "apt-get"
+    apt.parent.mkdir()
+    apt.write_text("#!/bin/sh\necho 'E: Could not resolve host' >&2; exit 100\n")
+    apt.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{apt.parent}:/bin")
+    module = tool("install_redis")
+    with pytest.raises(module.NoServerError, match="apt-get failed: E: Could not resolve host"):
+        module.install_redis(tmp_path / "redis")

@@ -1,0 +1,1 @@
+"""``redis``: frames in Redis or Valkey, one server or a cluster, shared by several engines."""
