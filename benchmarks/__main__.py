@@ -26,6 +26,7 @@ ALL: dict[str, tuple[list[str], list[str]]] = {
     "disk_start": ([], ["--files", "20000", "--rounds", "3"]),
     "engine": ([], ["--chunks", "1000", "100000"]),
     "policies": ([], ["--keys", "1000", "100000"]),
+    "serdes": ([], ["--rounds", "3"]),
     "controller": ([], []),
     "step_time": ([], ["--rounds", "5", "--fill", "20000"]),
 }

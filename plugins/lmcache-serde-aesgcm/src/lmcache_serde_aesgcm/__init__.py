@@ -1,0 +1,1 @@
+"""Frames of a storage tier, encrypted with AES-256-GCM."""

@@ -1,0 +1,1 @@
+"""Frames of a storage tier, compressed with zstd."""
