@@ -340,7 +340,6 @@ def test_a_start_that_fails_closes_what_it_has_made():
     ("serdes", "error", "words"),
     [
         (("zlip",), UnknownNameError, "Did you mean 'zlib'"),
-        (("zstd",), UnknownNameError, "pip install lmcache-serde-zstd"),
         (("zlib", "zlib"), ConfigError, "'zlib' is in the chain twice"),
         (tuple("abcde"), ConfigError, "has 5 serdes, and the most are 4"),
         (("a:b",), ConfigError, "has a name that no frame's header can hold"),
