@@ -77,8 +77,8 @@ IGNORED: dict[str, str] = {
         "use_layerwise",
     ),
     **_because(
-        "a look-up asks this process's index and waits for nothing; the deadlines are "
-        "promotion_timeout_seconds and storage_timeout_seconds",
+        "a request waits for a store promotion_timeout_seconds at most, and one call of a store "
+        "takes storage_timeout_seconds at most",
         "blocking_timeout_secs",
         "lookup_timeout_ms",
     ),

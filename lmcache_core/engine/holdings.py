@@ -23,6 +23,9 @@ COUNTERS = (
     "damaged_frames",
     "foreign_frames",
     "evictions",
+    "asked_frames",
+    "found_frames",
+    "ask_failures",
 )
 
 
@@ -50,6 +53,8 @@ class Holdings:
         residents: The tier's accounting.
         book: What is known of the frames.
         lock: The engine's lock.
+        most_frames: How many are remembered, the one used longest ago being
+            forgotten for another; None for no bound.
 
     Attributes:
         name: See above.
@@ -68,11 +73,14 @@ class Holdings:
         residents: Residents,
         book: FrameBook,
         lock: AbstractContextManager[object],
+        *,
+        most_frames: int | None = None,
     ) -> None:
         self.name = name
         self.residents = residents
         self.book = book
         self.lock = lock
+        self._most_frames = most_frames
         self.breaker = Breaker()
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.on_admitted: Callable[[Key], None] = lambda _key: None
@@ -83,6 +91,16 @@ class Holdings:
         self.residents.add(known.key, known.nbytes)
         self.book.keep(known.key, known.facts)
         self.on_admitted(known.key)
+        if self._most_frames is not None and len(self.residents) > self._most_frames:
+            self.forget_one()
+
+    def forget_one(self) -> bool:
+        """Forget the frame that is first in the order of eviction; False where none may go."""
+        key = self.residents.victim()
+        if key is None:
+            return False
+        self.forget(key, evicted=True)
+        return True
 
     def forget(self, key: Key, *, evicted: bool = False) -> None:
         """Account for a frame that has gone, if it was there.

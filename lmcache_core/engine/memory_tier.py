@@ -87,6 +87,11 @@ class MemoryTier:
         return cut((Cover(entry.key, entry.tokens) for entry in found.entries), found.tokens)
 
     @property
+    def holds(self) -> bool:
+        """Nothing that is marked goes from here by itself."""
+        return True
+
+    @property
     def usable(self) -> Callable[[Sequence[Cover]], int] | None:
         """Tells how many tokens of what some entries cover may be a hit; None for all."""
         rule = self._rule

@@ -117,12 +117,26 @@ class Pin:
                 break
         return total
 
-    def report(self, now: float, *, pinned_bytes: int, reserved_bytes: int) -> PinReport:
-        """Tell what is truly held."""
-        pinned, asked = self.tokens_pinned, self.tokens_asked
+    def report(
+        self, now: float, *, holds: bool, pinned_bytes: int, reserved_bytes: int
+    ) -> PinReport:
+        """Tell what is truly held.
+
+        Args:
+            now: Monotonic time.
+            holds: Whether its tier keeps what is marked; what others may
+                take away at any time is covered and not pinned.
+            pinned_bytes: Bytes marked for it.
+            reserved_bytes: Bytes kept free for it.
+        """
+        covered, asked = self.tokens_pinned, self.tokens_asked
+        pinned = covered if holds else 0
         reason = ""
         if pinned == asked:
             state = PinState.ACTIVE
+        elif covered and not holds:
+            state = PinState.PARTIAL
+            reason = f"best effort: {covered} tokens are there and the store may drop them"
         elif self.lost:
             state, reason = PinState.DEGRADED, "part of it was lost and is reserved again"
         elif self.awaits and pinned == 0:

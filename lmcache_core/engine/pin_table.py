@@ -39,6 +39,10 @@ class PinnableTier(Protocol):
     def residents(self) -> Residents:
         """Its accounting and marks."""
 
+    @property
+    def holds(self) -> bool:
+        """Whether what is marked stays."""
+
     def covers(self, chain: KeyChain) -> list[Cover]:
         """The entries that cover a sequence from token 0 on, piece by piece."""
 
@@ -386,7 +390,7 @@ class PinTable:
                 reservations.drop(pin.pieces[number], pin.request.pin_id)
 
     def _end(self, pin: Pin) -> int:
-        tokens = pin.tokens_pinned
+        tokens = pin.tokens_pinned if self._tiers[pin.request.location].holds else 0
         self._unmark(pin, keep=None)
         self._take_out(pin)
         return tokens
@@ -402,6 +406,7 @@ class PinTable:
     def _report(self, pin: Pin) -> PinReport:
         return pin.report(
             self._clock(),
+            holds=self._tiers[pin.request.location].holds,
             pinned_bytes=self._pinned_bytes(pin),
             reserved_bytes=self._reserved_bytes(pin),
         )

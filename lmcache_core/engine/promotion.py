@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from lmcache_core.engine.entry import Entry
@@ -61,12 +62,45 @@ class Promoter:
 
     def start(self, request: Request) -> None:
         """Start fetching the run of chunks that continues what memory holds."""
+        if self._tiers.storage:
+            request.promote_due = self._clock() + self._timeout
+            self._fetch_from(request, 0, ask=True)
+
+    def waits(self, request: Request) -> bool:
+        """Whether a request is still to wait; after its time is up it never is."""
+        if not request.promoting and not request.asking:
+            return False
+        if self._clock() < request.promote_due:
+            return True
+        self._counters["promotion_timeouts"] += 1
+        for tier in self._tiers.storage:
+            if tier.name in request.asking or tier.name in request.promoting.values():
+                log.warning("promotion.timed_out", tier=tier.name, seconds=self._timeout)
+                tier.breaker.failed()
+        request.promoting.clear()
+        request.asking.clear()
+        return False
+
+    def release(self, request: Request) -> None:
+        """End the leases of what was fetched for a request."""
+        if request.promoted:
+            promoted, request.promoted = request.promoted, []
+            self._tiers.memory.release(reversed(promoted), promotion_owner(request))
+
+    def _fetch_from(self, request: Request, first: int, *, ask: bool) -> None:
+        """Fetch from a piece on what is known to be below.
+
+        Args:
+            request: Who waits for it.
+            first: Number of the piece.
+            ask: Whether shared stores are asked for what is not known of.
+        """
         usable: dict[str, bool] = {}
         reads: dict[str, list[Read]] = {}
         memory = self._tiers.memory
-        for piece in (
-            Pieces(request.chain, request.chain.all_bytes()) if self._tiers.storage else ()
-        ):
+        pieces = Pieces(request.chain, request.chain.all_bytes())
+        for number in range(first, len(pieces)):
+            piece = pieces[number]
             present = memory.index.get(piece.key)
             if present is not None:
                 # What is there must not be evicted for what is to continue it.
@@ -76,37 +110,39 @@ class Promoter:
                     continue
             fetch = self._fetch(piece, usable, reads)
             if fetch is None and present is None:
+                if ask:
+                    self._ask(request, pieces.keys, number, usable)
                 break
             if fetch is None:
                 continue
             fetch.requests.append(request)
             request.promoting[piece.key] = fetch.tier.name
-        request.promote_due = self._clock() + self._timeout
         for tier in self._tiers.storage:
             if tier.name in reads:
                 self._submit(tier, reads[tier.name])
-        if not request.promoting:
+        if not request.promoting and not request.asking:
             self.release(request)
 
-    def waits(self, request: Request) -> bool:
-        """Whether a request is still to wait; after its time is up it never is."""
-        if not request.promoting:
-            return False
-        if self._clock() < request.promote_due:
-            return True
-        self._counters["promotion_timeouts"] += 1
-        for tier in self._tiers.storage:
-            if tier.name in request.promoting.values():
-                log.warning("promotion.timed_out", tier=tier.name, seconds=self._timeout)
-                tier.breaker.failed()
-        request.promoting.clear()
-        return False
+    def _ask(
+        self, request: Request, keys: Sequence[Key], first: int, usable: dict[str, bool]
+    ) -> None:
+        """Have shared stores look for pieces that no tier is known to have."""
+        if any(keys[first] in tier.residents for tier in self._tiers.storage):
+            return  # It is there, and cannot be had just now.
 
-    def release(self, request: Request) -> None:
-        """End the leases of what was fetched for a request."""
-        if request.promoted:
-            promoted, request.promoted = request.promoted, []
-            self._tiers.memory.release(reversed(promoted), promotion_owner(request))
+        def answered(name: str) -> None:
+            if name not in request.asking:
+                return  # It has waited too long.
+            request.asking.discard(name)
+            if not request.asking and not request.closed:
+                self._fetch_from(request, first, ask=False)
+
+        for tier in self._tiers.storage:
+            if tier.shared and self._may_ask(tier, usable):
+                unknown = [key for key in keys[first:] if key not in tier.residents]
+                request.asking.add(tier.name)
+                if not tier.ask(unknown, partial(answered, tier.name)):
+                    request.asking.discard(tier.name)
 
     def _fetch(
         self, piece: Piece, usable: dict[str, bool], reads: dict[str, list[Read]]
@@ -136,13 +172,18 @@ class Promoter:
         for tier in self._tiers.storage:
             if piece.key not in tier.residents:
                 continue
-            if tier.name not in usable:
-                # Asked of a tier only when there is something to be had from
-                # it: an open breaker lets one caller through, who must call.
-                usable[tier.name] = tier.breaker.allows()
-            if usable[tier.name]:
+            if self._may_ask(tier, usable):
                 return tier
         return None
+
+    def _may_ask(self, tier: StorageTier, usable: dict[str, bool]) -> bool:
+        """Whether a tier may be asked; who asks this has something to ask of it.
+
+        An open breaker lets one caller through, who must call.
+        """
+        if tier.name not in usable:
+            usable[tier.name] = tier.breaker.allows()
+        return usable[tier.name]
 
     def _submit(self, tier: StorageTier, reads: list[Read]) -> None:
         for part in _parts(reads):

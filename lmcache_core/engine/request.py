@@ -17,6 +17,7 @@ class Request:
         stored_chunks: Whole chunks that need no further thought about storing.
         matched: Entries leased to it by the last match, in order.
         match: The limit of the last match and its answer.
+        asking: Shared tiers that are looking for chunks of it.
         promoting: Chunks it waits for, each with the tier that reads it.
         promote_due: Monotonic time after which it waits no longer.
         promoted: Entries fetched for it and leased until its first match.
@@ -25,6 +26,7 @@ class Request:
     """
 
     __slots__ = (
+        "asking",
         "chain",
         "closed",
         "match",
@@ -45,6 +47,7 @@ class Request:
         self.stored_chunks = 0
         self.matched: list[Entry] = []
         self.match: tuple[int, Match] | None = None
+        self.asking: set[str] = set()
         self.promoting: dict[Key, str] = {}
         self.promote_due = 0.0
         self.promoted: list[Entry] = []

@@ -24,6 +24,7 @@ from lmcache_core.engine.reading import Read
 from lmcache_core.engine.recovery import Recovery
 from lmcache_core.engine.residents import Residents
 from lmcache_core.engine.sealer import Sealer
+from lmcache_core.engine.tier_asker import TierAsker
 from lmcache_core.engine.tier_reader import Callback, TierReader
 from lmcache_core.engine.tier_writer import TierWriter
 from lmcache_core.engine.workers import Workers
@@ -34,6 +35,9 @@ log = get_logger(__name__)
 
 RECOVER_SECONDS = 2.0
 """How long opening waits for a store to tell what it has; then it goes on behind."""
+
+REMEMBERED_FRAMES = 1 << 18
+"""Of a shared store: the rest is asked for again. 80 MB, at 300 bytes each."""
 
 READERS = 2
 """Threads that read, so that one verifies what it has while the other waits for the store."""
@@ -55,7 +59,10 @@ class StorageTier:
 
     Attributes:
         name: See above.
+        shared: Whether other engines read and write the store.
         outlives_process: Whether another process may find the frames.
+        holds: Whether frames that are marked stay; a store that evicts by
+            itself, or that others may clear, promises nothing.
         residents: See above.
         breaker: Read and written under the engine's lock.
         counters: Running totals by name.
@@ -74,22 +81,25 @@ class StorageTier:
         call_seconds: float,
         capabilities: Capability,
     ) -> None:
-        shared = Capability.SHARED in capabilities
+        shared = self.shared = Capability.SHARED in capabilities
         self.name = name
+        self.holds = not shared and Capability.SELF_EVICTING not in capabilities
         self.outlives_process = shared or Capability.DURABLE in capabilities
         self.residents = residents
         self._backend = backend
         self._seal = seal
         self._form = form
         self._book = book
-        self._holdings = Holdings(name, residents, book, lock)
+        most_frames = REMEMBERED_FRAMES if shared else None
+        self._holdings = Holdings(name, residents, book, lock, most_frames=most_frames)
         self.breaker: Breaker = self._holdings.breaker
         self.counters: dict[str, int] = self._holdings.counters
         self._calls = BackendCalls(name, backend, call_seconds)
         self._writes = Workers(f"lmcache-{name}-write")
         self._reads = Workers(f"lmcache-{name}-read", READERS)
         self._sealer = Sealer(name, seal)
-        self._writer = TierWriter(self._holdings, self._calls, form, self._writes)
+        self._writer = TierWriter(self._holdings, self._calls, form, self._writes, shared=shared)
+        self._asker = TierAsker(self._holdings, self._calls, self._reads)
         self._reader = TierReader(
             self._holdings, self._calls, form, self._reads, self._writer, shared=shared
         )
@@ -176,6 +186,20 @@ class StorageTier:
             False where nothing was queued and ``done`` is never called.
         """
         return self._reader.read(reads, self._seal.namespace, done)
+
+    def ask(self, keys: Sequence[Key], done: Callable[[], None]) -> bool:
+        """Queue to look for frames that others may have put there.
+
+        The caller has asked the breaker.
+
+        Args:
+            keys: Frames that nothing is known of.
+            done: Called under the lock when those that are there are known.
+
+        Returns:
+            False where nothing was queued and ``done`` is never called.
+        """
+        return self._reads.running and self._asker.ask(keys, done)
 
     def drop(self, keys: Iterable[Key]) -> int:
         """Forget frames and queue them to be removed; return their tokens.

@@ -30,15 +30,24 @@ class TierWriter:
         calls: The store.
         form: How frames are stored.
         worker: The thread; started and closed by the tier.
+        shared: Whether others use the store; what is evicted is forgotten
+            then and removed by nobody, because it may be another's.
     """
 
     def __init__(
-        self, holdings: Holdings, calls: BackendCalls, form: FrameForm, worker: Workers
+        self,
+        holdings: Holdings,
+        calls: BackendCalls,
+        form: FrameForm,
+        worker: Workers,
+        *,
+        shared: bool,
     ) -> None:
         self._holdings = holdings
         self._calls = calls
         self._form = form
         self._worker = worker
+        self._shared = shared
 
     def wants(self, entry: Entry, frame: memoryview) -> bool:
         """Whether a chunk is not there, or with fewer pages, which takes fewer bytes.
@@ -98,7 +107,8 @@ class TierWriter:
                 if residents.used_bytes + nbytes <= residents.capacity_bytes:
                     return True
             if not self._evict_one():
-                return False
+                # A shared store bounds itself; ours is only what we remember of it.
+                return self._shared
 
     def _write(self, sealing: Sealing, done: Callable[[], None]) -> None:
         holdings = self._holdings
@@ -127,7 +137,7 @@ class TierWriter:
         """Store a frame; return the one that is there now, None for none."""
         ours = Known(entry.key, len(stored), Facts(entry.tokens, entry.pages))
         status = self._calls.put(entry.key, stored)
-        if status is PutStatus.FULL and self._evict_one():
+        if status is PutStatus.FULL and not self._shared and self._evict_one():
             status = self._calls.put(entry.key, stored)
         book = self._holdings.book
         if status is PutStatus.PRESENT and book.lengths_differ:
@@ -150,6 +160,8 @@ class TierWriter:
     def _evict_one(self) -> bool:
         holdings = self._holdings
         with holdings.lock:
+            if self._shared:
+                return holdings.forget_one()
             key = holdings.residents.victim()
             if key is None:
                 return False
