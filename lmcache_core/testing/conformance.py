@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import FunctionType
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType, FunctionType
 from typing import Any, ClassVar, TypeVar
 
 import pytest
@@ -13,6 +15,9 @@ from lmcache_core.api import Capability
 CheckT = TypeVar("CheckT", bound=Callable[..., None])
 
 NEEDS = "__lmcache_needs__"
+
+CHECK_SECONDS = 180.0
+"""What hangs for so long has failed; far more than any check takes."""
 
 
 def needs(capability: Capability) -> Callable[[CheckT], CheckT]:
@@ -90,3 +95,19 @@ class Conformance:
         missing = needed & ~self.capabilities
         if missing:
             pytest.skip(f"capability {', '.join(missing.names())} is not declared")
+
+    @pytest.fixture(autouse=True)
+    def _end_what_hangs(self) -> Iterator[None]:
+        in_main = threading.current_thread() is threading.main_thread()
+        if not in_main or signal.getitimer(signal.ITIMER_REAL)[0]:
+            yield  # somebody else's timer ends it
+            return
+
+        def end(_signal: int, _frame: FrameType | None) -> None:
+            pytest.fail(f"the check did not end within {CHECK_SECONDS:g} s")
+
+        before = signal.signal(signal.SIGALRM, end)
+        signal.setitimer(signal.ITIMER_REAL, CHECK_SECONDS)
+        yield
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

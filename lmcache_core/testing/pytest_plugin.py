@@ -8,5 +8,10 @@ from __future__ import annotations
 import pytest
 
 pytest.register_assert_rewrite(
-    "lmcache_core.testing.storage_capabilities", "lmcache_core.testing.storage_checks"
+    "lmcache_core.testing.eviction_checks",
+    "lmcache_core.testing.machine",
+    "lmcache_core.testing.serde_checks",
+    "lmcache_core.testing.storage_capabilities",
+    "lmcache_core.testing.storage_checks",
+    "lmcache_core.testing.transport_checks",
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import pytest
 
 from lmcache_core.api import StorageBackend
 from lmcache_core.testing.calls import LARGE, MakeBackend, OpenBackends
 from lmcache_core.testing.conformance import Conformance
+from lmcache_core.testing.machine import run_machine
 from lmcache_core.testing.storage_capabilities import StorageCapabilityChecks
 from lmcache_core.testing.storage_checks import Peek, Plant, StorageChecks
 
@@ -33,7 +35,16 @@ class StorageBackendTests(StorageChecks, StorageCapabilityChecks, Conformance):
     at all. The kit opens and closes them. Further fixtures are optional, and
     the checks that need one skip without it: ``make_bounded_backend``,
     ``make_unusable_backend``, ``peek`` and ``plant``.
+
+    Attributes:
+        MACHINE_SECONDS: How long the check of any order of calls looks for a
+            fault.
     """
+
+    MACHINE_SECONDS: ClassVar[float] = 2.0
+
+    def test_any_order_of_calls_agrees_with_a_dictionary(self, backends: OpenBackends) -> None:
+        run_machine(backends, self.capabilities, self.MACHINE_SECONDS)
 
     @pytest.fixture
     def make_backend(self) -> MakeBackend:

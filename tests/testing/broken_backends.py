@@ -148,12 +148,15 @@ class TestSelfEvicting(Suite):
     capabilities = ALL | Capability.SELF_EVICTING
 
 
+SUMMARY = "test_any_order_of_calls_agrees_with_a_dictionary"
+"""Makes every call, and so finds the faults of other checks too."""
+
 BROKEN: dict[str, str] = {}
 """The check that each suite is to fail, by the suite's name."""
 
 
 def broken(check: str, suite: type[Suite] = TestGood) -> Callable[[type[Good]], type[Good]]:
-    """Make a suite that is to fail ``check`` and nothing else."""
+    """Make a suite that is to fail ``check`` and at most ``SUMMARY`` beside it."""
 
     def make(backend: type[Good]) -> type[Good]:
         name = f"Test{backend.__name__}"
@@ -760,3 +763,24 @@ class ProtectsWhatIsNotThere(Good):
 class EvictsTheProtected(SelfEvicting):
     def protect(self, keys: Keys, protected: bool, deadline: Deadline) -> list[bool]:
         return Good.protect(self, keys, protected, deadline)
+
+
+# any order of calls
+
+
+@broken(SUMMARY)
+class LosesWhatComesTheThirdTime(Good):
+    def open(self) -> None:
+        super().open()
+        self.times: dict[Key, int] = self.store.memory.__dict__.setdefault("times", {})
+        if not self.store.frames:
+            self.times.clear()
+
+    def put(self, keys: Keys, frames: Views, deadline: Deadline) -> Statuses:
+        statuses = super().put(keys, frames, deadline)
+        for key, status in zip(keys, statuses, strict=True):
+            if status is PutStatus.STORED:
+                self.times[key] = self.times.get(key, 0) + 1
+                if self.times[key] == 3:
+                    self.remove([key], deadline)
+        return statuses
