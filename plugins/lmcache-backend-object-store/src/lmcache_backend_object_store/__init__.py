@@ -1,0 +1,1 @@
+"""Object stores as a tier of lmcache, through obstore."""

@@ -1,0 +1,235 @@
+"""``object-store``: each frame an object, shared by every engine with the same address."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import Future, as_completed
+from typing import Any, TypeVar
+
+from obstore.exceptions import BaseError
+
+from lmcache_backend_object_store.bucket import Bucket, Piece
+from lmcache_backend_object_store.config import ObjectStoreConfig
+from lmcache_backend_object_store.connection import connect
+from lmcache_backend_object_store.download import Download
+from lmcache_backend_object_store.failures import failed
+from lmcache_backend_object_store.identity import identify
+from lmcache_backend_object_store.loop import EventLoop
+from lmcache_backend_object_store.names import FRAMES, frame_key, frame_name
+from lmcache_backend_object_store.upload import Upload
+from lmcache_backend_object_store.versions import Versions
+from lmcache_core.api import BackendContext, Deadline, PutStatus, StorageBackend
+from lmcache_core.errors import BackendError, DeadlineExceededError
+from lmcache_core.keys import Key
+from lmcache_core.log import get_logger
+
+log = get_logger(__name__)
+
+MIB = 1 << 20
+
+OPEN_SECONDS = 10.0
+"""How long opening waits for a store to answer."""
+
+PAGE_SECONDS = 10.0
+"""How long a scan waits for each page of a listing."""
+
+Answer = TypeVar("Answer")
+
+
+class ObjectStoreBackend(StorageBackend):
+    """Keeps each frame in an object of its own.
+
+    Several engines with one address share what they store. An object is
+    written whole or not at all; what the store loses, expires or is told to
+    delete by others is a miss.
+
+    Args:
+        config: Its section.
+        context: Where it is used; every engine sees the same store.
+    """
+
+    def __init__(self, config: ObjectStoreConfig, context: BackendContext) -> None:
+        self._config = config
+        self._loop = EventLoop(f"lmcache-{context.tier}")
+        self._versions = Versions()
+        self._part_bytes = config.part_mib * MIB
+        self._store_id = ""
+        self._creates = True
+
+    @property
+    def store_id(self) -> str:
+        """The name that the store was given by the first engine that used it."""
+        return self._store_id
+
+    def open(self) -> None:
+        """Reach the store and see that it can be read and written.
+
+        Raises:
+            BackendError: It cannot be used; the message says what to do.
+            ConfigError: A setting is wrong.
+        """
+        self._bucket = Bucket(connect(self._config), self._config.requests)
+        self._loop.start()
+        url = self._config.url
+        try:
+            name = self._run(identify(self._bucket, url), Deadline(OPEN_SECONDS), "opening")
+        except DeadlineExceededError as error:
+            self._loop.close()
+            message = (
+                f"{url} did not answer within {OPEN_SECONDS:g} s; see that the endpoint is right "
+                "and can be reached from here"
+            )
+            raise BackendError(message) from error
+        except BackendError:
+            self._loop.close()
+            raise
+        self._store_id, self._creates = name
+        log.info("objects.opened", url=url, store_id=self._store_id)
+        if not self._creates:
+            log.warning("objects.no_conditional_put", url=url)
+
+    def close(self) -> None:
+        """Drop what is under way; idempotent."""
+        self._loop.close()
+
+    def stat(self, keys: Sequence[Key], deadline: Deadline) -> list[int | None]:
+        """Tell the length of each object, all asked for at once.
+
+        Raises:
+            BackendError: The store did not answer.
+            DeadlineExceededError: It did not answer in time.
+        """
+        deadline.check("looking for frames")
+        heads = [self._bucket.head(frame_name(key)) for key in keys]
+        found = self._run(_all(heads), deadline, "looking for frames")
+        return [None if one is None else one.nbytes for one in found]
+
+    def put(
+        self, keys: Sequence[Key], frames: Sequence[memoryview], deadline: Deadline
+    ) -> list[PutStatus]:
+        """Write each frame as one object, large ones in parts.
+
+        Raises:
+            BackendError: The store did not take it, for another reason than
+                that it is full or refuses this one.
+            DeadlineExceededError: It did not answer in time.
+        """
+        deadline.check("writing frames")
+        # A folder writes as fast as its disk in one go, and replaces nothing.
+        part_bytes = None if self._config.kind == "file" else self._part_bytes
+        uploads = [
+            Upload(frame_name(key), frame, part_bytes=part_bytes, creates=self._creates)
+            for key, frame in zip(keys, frames, strict=True)
+        ]
+        try:
+            work = _all([upload.run(self._bucket) for upload in uploads])
+            return self._run(work, deadline, "writing frames")
+        finally:
+            for upload in uploads:
+                upload.release()
+
+    def get(
+        self, keys: Sequence[Key], buffers: Sequence[memoryview], deadline: Deadline
+    ) -> list[int | None]:
+        """Read each object, large ones by ranges side by side.
+
+        Raises:
+            BackendError: The store did not answer.
+            DeadlineExceededError: It did not answer in time.
+        """
+        deadline.check("reading frames")
+        downloads = [
+            Download(frame_name(key), buffer, self._part_bytes)
+            for key, buffer in zip(keys, buffers, strict=True)
+        ]
+        self._receive(downloads, deadline)
+        for key, download in zip(keys, downloads, strict=True):
+            if download.found is not None:
+                self._versions.note(key, download.found.version)
+        return [download.answer() for download in downloads]
+
+    def remove(self, keys: Sequence[Key], deadline: Deadline) -> list[bool]:
+        """Remove each object that is there.
+
+        Raises:
+            BackendError: The store did not let us.
+            DeadlineExceededError: It did not answer in time.
+        """
+        deadline.check("removing frames")
+        work = _all([self._remove(frame_name(key)) for key in keys])
+        return self._run(work, deadline, "removing frames")
+
+    def quarantine(
+        self, keys: Sequence[Key], reasons: Sequence[str], deadline: Deadline
+    ) -> list[bool]:
+        """Remove frames that failed verification, unless others have been written since.
+
+        Raises:
+            BackendError: The store did not let us.
+            DeadlineExceededError: It did not answer in time.
+        """
+        deadline.check("removing damaged frames")
+        del reasons
+        work = []
+        for key in keys:
+            version, name = self._versions.take(key), frame_name(key)
+            if version is None:
+                work.append(self._remove(name))
+            else:
+                work.append(self._bucket.delete_version(name, version))
+        return self._run(_all(work), deadline, "removing damaged frames")
+
+    def scan(self) -> Iterator[tuple[Key, int]]:
+        """Yield every frame, in the order of the store's own listing.
+
+        Raises:
+            BackendError: Not all can be told.
+            DeadlineExceededError: A page of the listing did not come in time.
+        """
+        listing = self._bucket.listing(FRAMES)
+        while page := self._run(listing.page(), Deadline(PAGE_SECONDS), "listing frames"):
+            for name, nbytes in page:
+                key = frame_key(name)
+                if key is not None and nbytes:
+                    yield key, nbytes
+
+    async def _remove(self, name: str) -> bool:
+        if await self._bucket.head(name) is None:
+            return False
+        await self._bucket.delete(name)
+        return True
+
+    def _receive(self, downloads: Sequence[Download], deadline: Deadline) -> None:
+        """Copy what comes, as it comes, until all has come or the time is up."""
+        waiting: dict[Future[Piece | None], tuple[Download, int]] = {}
+        what = "reading frames"
+        try:
+            for download in downloads:
+                for number, request in enumerate(download.requests(self._bucket)):
+                    waiting[self._loop.submit(request)] = download, number
+            for future in as_completed(tuple(waiting), deadline.remaining_seconds):
+                download, number = waiting.pop(future)
+                download.take(number, future.result())
+        except TimeoutError:
+            raise DeadlineExceededError(what, deadline.seconds) from None
+        except (BaseError, OSError) as error:
+            raise failed(what, self._config.url, error) from error
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _run(self, work: Coroutine[Any, Any, Answer], deadline: Deadline, what: str) -> Answer:
+        try:
+            return self._loop.run(work, deadline, what)
+        except (BaseError, OSError) as error:
+            raise failed(what, self._config.url, error) from error
+
+
+async def _all(work: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+    """Do all of it side by side; of several failures the first is told, when all are over."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results  # type: ignore[return-value]

@@ -1,0 +1,210 @@
+"""A store as coroutines: objects by name, so many requests at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import obstore
+from obstore import Bytes
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+
+from lmcache_backend_object_store.failures import is_beyond_end, lacks_condition
+
+if TYPE_CHECKING:  # obstore has these for type checkers only
+    from obstore import ListStream, ObjectMeta, UpdateVersion
+    from obstore.store import ObjectStore
+
+PARTS_AT_A_TIME = 4
+"""Parts of one upload that are under way together."""
+
+PAGE_OBJECTS = 128
+"""Objects taken from a listing at a time, some tenths of a millisecond of Python."""
+
+
+class Version(NamedTuple):
+    """What one writing of an object is told by.
+
+    Attributes:
+        e_tag: The entity tag, None where the store has none.
+        version: The store's own number of it, None where it has none.
+    """
+
+    e_tag: str | None
+    version: str | None
+
+
+class Found(NamedTuple):
+    """An object that is there.
+
+    Attributes:
+        nbytes: Its whole length.
+        version: Which writing of it this is.
+    """
+
+    nbytes: int
+    version: Version
+
+
+class Piece(NamedTuple):
+    """Bytes of an object.
+
+    Attributes:
+        found: The object.
+        data: What was asked of it, as far as it goes; empty where more was
+            there than was wanted.
+    """
+
+    found: Found
+    data: Bytes | bytes
+
+
+class Bucket:
+    """The requests that the backend makes, each one object's.
+
+    What obstore raises is let through, less what is an answer: an object
+    that is not there, one that is there already, one that has changed.
+
+    Args:
+        store: The client.
+        requests: Most at a time; further ones wait.
+    """
+
+    def __init__(self, store: ObjectStore, requests: int) -> None:
+        self._store = store
+        self._places = asyncio.Semaphore(requests)
+
+    async def head(self, name: str) -> Found | None:
+        """Tell of an object; None for none. An empty one is the mark of a removal."""
+        async with self._places:
+            try:
+                found = _found(await obstore.head_async(self._store, name))
+            except FileNotFoundError:
+                return None
+        return found if found.nbytes else None
+
+    async def get(self, name: str, most_bytes: int) -> Piece | None:
+        """Read a whole object, unless it is longer than ``most_bytes``; None for none.
+
+        An empty one is the mark of a removal that was cut short, and goes.
+        """
+        async with self._places:
+            try:
+                result = await obstore.get_async(self._store, name)
+                found = _found(result.meta)
+                if found.nbytes > most_bytes:
+                    return Piece(found, b"")
+                if found.nbytes:
+                    return Piece(found, await result.bytes_async())
+            except FileNotFoundError:
+                return None
+        await self.delete(name)
+        return None
+
+    async def get_range(self, name: str, start: int, stop: int) -> Piece | None:
+        """Read a part of an object, as far as it goes; None where none of it is there."""
+        async with self._places:
+            try:
+                result = await obstore.get_async(
+                    self._store, name, options={"range": (start, stop)}
+                )
+                return Piece(_found(result.meta), await result.bytes_async())
+            except FileNotFoundError:
+                return None
+            except BaseError as error:
+                if not is_beyond_end(error):
+                    raise
+        if start == 0:
+            await self.delete(name)
+        return None
+
+    async def create(self, name: str, data: memoryview | bytes) -> bool:
+        """Write an object unless it is there; tell whether it was not."""
+        async with self._places:
+            try:
+                await obstore.put_async(self._store, name, data, mode="create")
+            except AlreadyExistsError:
+                return False
+        return True
+
+    async def overwrite(self, name: str, data: memoryview | bytes) -> None:
+        """Write an object, in the place of one that may be there."""
+        async with self._places:
+            await obstore.put_async(self._store, name, data, use_multipart=False)
+
+    async def overwrite_in_parts(self, name: str, parts: Sequence[memoryview]) -> None:
+        """The same, parts of equal length side by side; readers see all or nothing."""
+        async with self._places:
+            await obstore.put_async(
+                self._store,
+                name,
+                iter(parts),
+                chunk_size=len(parts[0]),
+                max_concurrency=PARTS_AT_A_TIME,
+            )
+
+    async def delete(self, name: str) -> None:
+        """Remove an object, if it is there."""
+        async with self._places:
+            try:
+                await obstore.delete_async(self._store, name)
+            except FileNotFoundError:
+                return
+
+    async def delete_version(self, name: str, version: Version) -> bool:
+        """Remove an object if it is this writing of it; tell whether it was.
+
+        Stores replace on condition, and remove without: an empty object first
+        takes the place of this writing, and keeps others from writing until
+        it is removed. A store that cannot do that either is asked first.
+        """
+        found = await self.head(name)
+        if found is None or found.version != version:
+            return False
+        try:
+            async with self._places:
+                await obstore.put_async(self._store, name, b"", mode=_condition(version))
+        except (PreconditionError, FileNotFoundError):
+            return False
+        except (BaseError, NotImplementedError) as error:
+            if not lacks_condition(error):
+                raise
+        await self.delete(name)
+        return True
+
+    def listing(self, prefix: str) -> Listing:
+        """List the objects below a prefix."""
+        return Listing(obstore.list(self._store, prefix, chunk_size=PAGE_OBJECTS))
+
+
+class Listing:
+    """The names and lengths of objects, some at a time.
+
+    Args:
+        stream: What asks the store for more as it is read.
+    """
+
+    def __init__(self, stream: ListStream[Sequence[ObjectMeta]]) -> None:
+        self._stream = stream
+
+    async def page(self) -> list[tuple[str, int]]:
+        """The next ones; none when there are no more."""
+        try:
+            metas = await anext(self._stream)
+        except StopAsyncIteration:
+            return []
+        return [(meta["path"], meta["size"]) for meta in metas]
+
+
+def _found(meta: ObjectMeta) -> Found:
+    return Found(meta["size"], Version(meta["e_tag"], meta["version"]))
+
+
+def _condition(version: Version) -> UpdateVersion:
+    condition: UpdateVersion = {}
+    if version.e_tag is not None:
+        condition["e_tag"] = version.e_tag
+    if version.version is not None:
+        condition["version"] = version.version
+    return condition

@@ -1,0 +1,79 @@
+"""Putting a frame where there may be one already."""
+
+from __future__ import annotations
+
+import time
+
+from obstore.exceptions import BaseError
+
+from lmcache_backend_object_store.bucket import Bucket
+from lmcache_backend_object_store.failures import is_full, is_refused
+from lmcache_backend_object_store.parts import cut
+from lmcache_core.api import PutStatus
+
+ASK_FIRST_BYTES = 4 << 20
+"""A longer frame is asked for before it is sent, because to be told that it is there already
+takes sending all of it."""
+
+_RELEASE_POLL_SECONDS = 0.0002
+
+
+class Upload:
+    """One frame on its way, without a copy.
+
+    Args:
+        name: Of the object.
+        frame: The frame; obstore reads it where it is.
+        part_bytes: The most that is sent at once; None sends all of it.
+        creates: Whether the store writes an object only if it is not there.
+    """
+
+    def __init__(
+        self, name: str, frame: memoryview, *, part_bytes: int | None, creates: bool
+    ) -> None:
+        self._name = name
+        self._creates = creates
+        cuts = cut(frame.nbytes, part_bytes or frame.nbytes)
+        flat = frame.cast("B")
+        self._parts = [flat[start:stop] for start, stop in cuts] or [flat]
+
+    async def run(self, bucket: Bucket) -> PutStatus:
+        """Put the frame.
+
+        Raises:
+            BaseError: What the store could not be made to do.
+            FileNotFoundError: There is no such bucket.
+        """
+        nbytes = sum(part.nbytes for part in self._parts)
+        asks = nbytes > ASK_FIRST_BYTES or not self._creates
+        try:
+            if asks and await bucket.head(self._name):
+                return PutStatus.PRESENT
+            if len(self._parts) > 1:
+                await bucket.overwrite_in_parts(self._name, self._parts)
+            elif self._creates:
+                created = await bucket.create(self._name, self._parts[0])
+                return PutStatus.STORED if created else PutStatus.PRESENT
+            else:
+                await bucket.overwrite(self._name, self._parts[0])
+        except BaseError as error:
+            if is_full(error):
+                return PutStatus.FULL
+            if is_refused(error):
+                return PutStatus.FAILED
+            raise
+        return PutStatus.STORED
+
+    def release(self) -> None:
+        """Return once nobody reads the frame any more.
+
+        A request that was dropped lets go of it within a millisecond or so. A
+        write to a folder cannot be dropped: it ends when the kernel ends it.
+        """
+        for part in self._parts:
+            while True:
+                try:
+                    part.release()
+                    break
+                except BufferError:
+                    time.sleep(_RELEASE_POLL_SECONDS)
