@@ -29,6 +29,8 @@ class Proxy:
         cut_after: So many bytes more come from the server, then all
             connections are reset and the fault is over; None for no such end.
         cut_up_after: The same of the clients' bytes.
+        cut_each_after: So many bytes come from the server over each
+            connection, then that one is reset; None for no such end.
         refuses: Whether new connections are reset at once.
         frozen: While set, nothing is handed on and nothing is closed.
         connections: How many there have been.
@@ -42,6 +44,7 @@ class Proxy:
         self.bytes_per_second: float | None = None
         self.cut_after: int | None = None
         self.cut_up_after: int | None = None
+        self.cut_each_after: int | None = None
         self.refuses = False
         self.frozen = threading.Event()
         self.connections = 0
@@ -117,8 +120,8 @@ class Proxy:
                     self.turns += 1
                 if upwards:
                     self._up(target, piece)
-                else:
-                    self._down(target, piece)
+                elif not self._down(target, self._kept(talk, piece), whole=len(piece)):
+                    break
         except OSError:
             pass  # The connection has ended; so does what is handed on.
         for end in (source, target):
@@ -136,7 +139,15 @@ class Proxy:
             self.cut_up_after = None
             self.reset()
 
-    def _down(self, target: socket.socket, piece: bytes) -> None:
+    def _kept(self, talk: _Talk, piece: bytes) -> bytes:
+        """What of a piece its connection may still carry."""
+        if self.cut_each_after is not None:
+            piece = piece[: max(0, self.cut_each_after - talk.down_bytes)]
+        talk.down_bytes += len(piece)
+        return piece
+
+    def _down(self, target: socket.socket, piece: bytes, *, whole: int) -> bool:
+        """Hand on what came from the server; whether the connection is to go on."""
         start = 0
         while start < len(piece):
             rate = self.bytes_per_second
@@ -151,9 +162,10 @@ class Proxy:
                 if self.cut_after == 0:
                     self.cut_after = None
                     self.reset()
-                    return
+                    return False
             if rate is not None and self._closing.wait(LOOK_SECONDS):
-                return
+                return False
+        return len(piece) == whole
 
     def _start(self, target: object, *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
@@ -167,6 +179,7 @@ class _Talk:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._client_spoke = False
+        self.down_bytes = 0
 
     def turn(self, upwards: bool) -> bool:
         """Note that one speaks; whether it is the client and the server was before."""

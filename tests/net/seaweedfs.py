@@ -106,7 +106,7 @@ class SeaweedFS:
             *("-filer", f"-filer.localSocket={self.folder}/filer.sock"),
             *("-s3", f"-s3.localSocket={self.folder}/s3.sock", f"-s3.config={rights}"),
             *("-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0"),
-            *("-volume.max=8", "-master.volumeSizeLimitMB=256", "-master.electionTimeout=1s"),
+            *("-volume.max=32", "-master.volumeSizeLimitMB=256", "-master.electionTimeout=1s"),
         ]
         for service, (port, grpc) in self._ports.items():
             command += [f"-{service}.port={port}", f"-{service}.port.grpc={grpc}"]

@@ -21,6 +21,8 @@ from tests.net.seaweedfs import BUCKET, SeaweedFS, find_weed
 
 CONTEXT = BackendContext(instance_id="one", tier="object-store")
 PAGE = 4096
+PART_MIB = 10
+"""The least there is, so that less has to be moved."""
 
 
 def frame_name(key: Key) -> str:
@@ -123,6 +125,7 @@ def make_s3(server: SeaweedFS, tmp_path: Path) -> Iterator[Callable[..., Place]]
                     "allow_http": True,
                     "credentials_file": str(credentials),
                     "options": {"access_key_id": server.access_key},
+                    "part_mib": PART_MIB,
                     **options,
                 },
                 server.client(prefix),
@@ -142,7 +145,7 @@ def s3(make_s3: Callable[..., Place]) -> Place:
 def folder(tmp_path: Path) -> Iterator[Place]:
     path = tmp_path / "objects"
     path.mkdir()
-    place = Place({"url": path.as_uri()}, LocalStore(path))
+    place = Place({"url": path.as_uri(), "part_mib": PART_MIB}, LocalStore(path))
     yield place
     place.close()
 

@@ -14,8 +14,8 @@ from lmcache_core.api import PutStatus
 from lmcache_core.errors import BackendError, ConfigError, LMCacheError
 from lmcache_core.testing.material import sample_frame
 from tests.net.http_proxy import HttpProxy
+from tests.net.proxy import Proxy
 from tests.net.seaweedfs import OPEN_BUCKET
-from tests.net.tcp_proxy import TcpProxy
 
 MIB = 1 << 20
 
@@ -27,8 +27,8 @@ def proxy(server: Any) -> Iterator[HttpProxy]:
 
 
 @pytest.fixture
-def wire(server: Any) -> Iterator[TcpProxy]:
-    with TcpProxy(server.port) as running:
+def wire(server: Any) -> Iterator[Proxy]:
+    with Proxy("127.0.0.1", server.port) as running:
         yield running
 
 
@@ -36,7 +36,7 @@ def wire(server: Any) -> Iterator[TcpProxy]:
 
 
 @pytest.mark.parametrize("status", [403, 500, 503])
-@pytest.mark.parametrize("nbytes", [8192, 20 * MIB])
+@pytest.mark.parametrize("nbytes", [8192, 12 * MIB])
 def test_an_answer_that_is_no_answer_is_an_error_and_passes(
     make_s3: Callable[..., Any], proxy: HttpProxy, status: int, nbytes: int
 ) -> None:
@@ -79,53 +79,53 @@ def test_one_moment_of_too_much_is_tried_again(
     assert frames.get(1) == bytes(sample_frame(1, 8192))
 
 
-@pytest.mark.parametrize("nbytes", [MIB, 20 * MIB])
+@pytest.mark.parametrize("nbytes", [MIB, 12 * MIB])
 def test_a_connection_that_breaks_in_the_middle_serves_nothing_false(
-    make_s3: Callable[..., Any], wire: TcpProxy, nbytes: int
+    make_s3: Callable[..., Any], wire: Proxy, nbytes: int
 ) -> None:
-    frames = make_s3(wire.endpoint).open()
+    frames = make_s3(f"http://127.0.0.1:{wire.port}").open()
     frames.put(1, nbytes)
-    wire.cut_after_bytes = nbytes // 8
-    wire.cut()
+    wire.cut_each_after = nbytes // 8
+    wire.reset()
     # The client takes up where it was cut off, as long as it gets on.
     with suppress(BackendError):
         assert frames.get(1, nbytes) in {None, bytes(sample_frame(1, nbytes))}
-    wire.cut_after_bytes = 40
-    wire.cut()
+    wire.cut_each_after = 40
+    wire.reset()
     with pytest.raises(BackendError):
         frames.get(1, nbytes)
     with pytest.raises(BackendError):
         frames.stat(1)
-    wire.cut_after_bytes = None
-    wire.cut()
+    wire.cut_each_after = None
+    wire.reset()
     assert frames.get(1, nbytes) == bytes(sample_frame(1, nbytes))
 
 
 def test_a_put_that_is_cut_off_leaves_a_whole_frame_or_none(
-    make_s3: Callable[..., Any], wire: TcpProxy
+    make_s3: Callable[..., Any], wire: Proxy
 ) -> None:
-    place = make_s3(wire.endpoint)
-    frames = place.open()
-    wire.cut_after_bytes = 10
-    wire.cut()
-    for number in (1, 2):
+    frames = make_s3(f"http://127.0.0.1:{wire.port}").open()
+    sizes = {1: MIB, 2: 12 * MIB}
+    wire.cut_each_after = 10
+    wire.reset()
+    for number, nbytes in sizes.items():
         with pytest.raises(BackendError):
-            frames.put(number, 20 * MIB * number)
-    wire.cut_after_bytes = None
-    wire.cut()
-    for number in (1, 2):
-        whole = bytes(sample_frame(number, 20 * MIB * number))
-        assert frames.get(number, 20 * MIB * number) in {None, whole}
-        assert frames.put(number, 20 * MIB * number) in {PutStatus.STORED, PutStatus.PRESENT}
-        assert frames.get(number, 20 * MIB * number) == whole
+            frames.put(number, nbytes)
+    wire.cut_each_after = None
+    wire.reset()
+    for number, nbytes in sizes.items():
+        whole = bytes(sample_frame(number, nbytes))
+        assert frames.get(number, nbytes) in {None, whole}
+        assert frames.put(number, nbytes) in {PutStatus.STORED, PutStatus.PRESENT}
+        assert frames.get(number, nbytes) == whole
 
 
 def test_a_server_that_is_gone_is_an_error_at_once(
-    make_s3: Callable[..., Any], wire: TcpProxy
+    make_s3: Callable[..., Any], wire: Proxy
 ) -> None:
-    frames = make_s3(wire.endpoint).open()
-    wire.accepts = False
-    wire.cut()
+    frames = make_s3(f"http://127.0.0.1:{wire.port}").open()
+    wire.refuses = True
+    wire.reset()
     with pytest.raises(BackendError, match="see that the endpoint is right"):
         frames.get(1)
 
