@@ -97,12 +97,16 @@ def test_objects_deleted_behind_our_back_are_misses(engine: Rig, place: Any) -> 
     assert len(frames(place)) == 4
 
 
-def test_two_engines_write_one_copy(place: Any) -> None:
+def test_the_second_engine_hits_what_the_first_computed(place: Any) -> None:
     with engine_over(place) as one, engine_over(place) as other:
         written(one)
-        written(other)
-        assert len(frames(place)) == 4
         assert other.serve(LONG) == len(LONG) - 1
+        settle(other)
+        assert counter(other, "found_frames") == 4
+        assert counter(other, "put_frames") == 0
+    with engine_over(place) as next_one:
+        assert next_one.serve(LONG) == len(LONG) - 1
+    assert len(frames(place)) == 4
 
 
 def test_a_frozen_server_costs_one_deadline_then_nothing_and_comes_back(
