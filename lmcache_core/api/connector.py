@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from lmcache_core.api.pins import PinPromise
 from lmcache_core.keys import Key, Scope
 
 NULL_BLOCK = 0
@@ -186,6 +187,23 @@ class CacheFacade(ABC):
     @abstractmethod
     def open_jobs(self) -> int:
         """Number of jobs that are not acknowledged."""
+
+    @abstractmethod
+    def pin(self, request_id: str, tokens: int, wish: object) -> PinPromise:
+        """Pin the first tokens of a request, as it has asked itself.
+
+        It is done behind, once the stores of these tokens are; the controller
+        answers for what has become of it.
+
+        Args:
+            request_id: The request, which has not finished.
+            tokens: Length of its prompt.
+            wish: A :class:`~lmcache_core.api.pins.PinWish` as plain values.
+
+        Raises:
+            LMCacheError: The wish is wrong, or no pins are taken from
+                requests here, or too many wait.
+        """
 
     @abstractmethod
     def finish(self, request_id: str) -> None:

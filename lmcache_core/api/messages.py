@@ -84,6 +84,8 @@ class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
     Attributes:
         counters: Running totals, for example ``hit_tokens``.
         pins: Reports of pins that changed since the last heartbeat.
+        pin_requests: Pins that requests have asked for and no ledger has
+            acknowledged; the report of each is in ``pins`` and says ``local``.
     """
 
     instance_id: str
@@ -92,6 +94,7 @@ class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
     tiers: tuple[TierStatus, ...] = ()
     counters: dict[str, int] = {}
     pins: tuple[PinReport, ...] = ()
+    pin_requests: tuple[PinRequest, ...] = ()
 
 
 class Events(Message, frozen=True, kw_only=True, tag="events"):
@@ -167,6 +170,20 @@ class Refused(Message, frozen=True, kw_only=True, tag="refused"):
     instance_id: str
     incarnation: int
     reason: str
+
+
+class Adopted(Message, frozen=True, kw_only=True, tag="adopted"):
+    """Pins that requests have asked for and that are in the ledger now.
+
+    Attributes:
+        instance_id: The engine that has named them.
+        incarnation: Its incarnation.
+        versions: By id of the pin, the version the ledger has.
+    """
+
+    instance_id: str
+    incarnation: int
+    versions: dict[str, int]
 
 
 class Identify(Message, frozen=True, kw_only=True, tag="identify"):
@@ -249,6 +266,7 @@ EngineMessage = Register | Heartbeat | Events | Reply | Goodbye
 ControllerMessage = (
     Welcome
     | Refused
+    | Adopted
     | Identify
     | WantSnapshot
     | PinCommand

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import enum
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from lmcache_core.keys import EMPTY_SCOPE, Scope
+
+PIN_ID_PATTERN = r"^[A-Za-z0-9._~-]{1,128}$"
+"""What a pin may be called: fit for a path of a URL."""
 
 
 class PinState(enum.Enum):
@@ -67,6 +72,32 @@ class PinRequest(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
 
 
+class PinWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A pin on its own prompt that a request asks for, as it is written there.
+
+    Attributes:
+        pin_id: The pin's name; by default one that repeating the request renews.
+        ttl_s: Seconds it is to live; the longest that is allowed by default.
+        on_missing: What to do about tokens that are not cached in the end.
+    """
+
+    pin_id: Annotated[str, Meta(pattern=PIN_ID_PATTERN)] | None = None
+    ttl_s: Annotated[float, Meta(gt=0)] | None = None
+    on_missing: OnMissing = OnMissing.PARTIAL
+
+
+class PinPromise(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request is told of the pin that it has asked for.
+
+    Attributes:
+        pin_id: The pin's name, by which the controller answers for it.
+        ttl_s: Seconds it will live, from when it is made.
+    """
+
+    pin_id: str
+    ttl_s: float
+
+
 class PinReport(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine truly holds of a pin; never more than is.
 
@@ -81,6 +112,8 @@ class PinReport(msgspec.Struct, frozen=True, kw_only=True):
         reserved_bytes: Bytes kept free for what is still to come.
         ttl_seconds: Seconds left, or None for no end.
         reason: Why it is less than was asked for, or an empty string.
+        local: Whether a request has asked for it and no ledger has
+            acknowledged it yet.
     """
 
     pin_id: str
@@ -93,3 +126,4 @@ class PinReport(msgspec.Struct, frozen=True, kw_only=True):
     reserved_bytes: int = 0
     ttl_seconds: float | None = None
     reason: str = ""
+    local: bool = False

@@ -66,6 +66,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         min_retrieve_tokens: Shorter hits are not worth a load.
         pin_share: Share of each tier that pins may take, from 0 to 1.
         pin_owner_quota_bytes: What one owner's pins may take, or None.
+        request_pin_owner: Owner of the pins that requests ask for, or None
+            where they may not.
+        request_pin_quota_bytes: What that owner's pins may take.
+        request_pin_max_ttl_seconds: How long such a pin lives at most.
         promotion_timeout_seconds: Deadline of a promotion into memory.
         storage_timeout_seconds: Deadline of one call of a storage backend.
         job_timeout_seconds: After this an unacknowledged job raises an alarm.
@@ -88,6 +92,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     min_retrieve_tokens: int = 0
     pin_share: float = 0.8
     pin_owner_quota_bytes: int | None = None
+    request_pin_owner: str | None = None
+    request_pin_quota_bytes: int | None = None
+    request_pin_max_ttl_seconds: float | None = None
     promotion_timeout_seconds: float = 2.0
     storage_timeout_seconds: float = 10.0
     job_timeout_seconds: float = 30.0

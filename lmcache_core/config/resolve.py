@@ -42,6 +42,8 @@ KNOWN = KEYS | frozenset(incumbent.IGNORED) | frozenset(incumbent.REFUSED)
 
 DEFAULT = "default"
 
+REQUEST_PIN_KEYS = ("request_pin_owner", "request_pin_quota", "request_pin_max_ttl_seconds")
+
 
 class Resolved(msgspec.Struct, frozen=True):
     """A configuration and how it came about.
@@ -157,6 +159,8 @@ def _build(section: EngineSection, given: Mapping[str, Given], notices: list[str
     if url is None and section.enable_controller:
         url = DEFAULT_CONTROLLER_URL
     quota, staging = section.pin_owner_quota, section.staging_size
+    _check_request_pins(section, given)
+    request_quota = section.request_pin_quota
     return EngineConfig(
         chunk_size=section.chunk_size,
         chunk_size_explicit="chunk_size" in given,
@@ -172,6 +176,9 @@ def _build(section: EngineSection, given: Mapping[str, Given], notices: list[str
         min_retrieve_tokens=section.min_retrieve_tokens,
         pin_share=section.pin_max_share,
         pin_owner_quota_bytes=None if quota is None else int(quota * GIB),
+        request_pin_owner=section.request_pin_owner,
+        request_pin_quota_bytes=None if request_quota is None else int(request_quota * GIB),
+        request_pin_max_ttl_seconds=section.request_pin_max_ttl_seconds,
         promotion_timeout_seconds=section.promotion_timeout_seconds,
         storage_timeout_seconds=section.storage_timeout_seconds,
         job_timeout_seconds=section.job_timeout_seconds,
@@ -180,6 +187,24 @@ def _build(section: EngineSection, given: Mapping[str, Given], notices: list[str
         on_start_failure=section.on_start_failure,
         weights_epoch=section.weights_epoch,
     )
+
+
+def _check_request_pins(section: EngineSection, given: Mapping[str, Given]) -> None:
+    """Refuse pins of requests that could grow without a bound, or be asked after nowhere."""
+    named = [key for key in REQUEST_PIN_KEYS if key in given]
+    if not named:
+        return
+    key = named[0]
+    missing = [other for other in REQUEST_PIN_KEYS if other not in given]
+    if missing:
+        message = f"{key} is set without {' and '.join(missing)}; pins of requests need all three"
+        raise ConfigError(message, key=key, source=given[key].origin)
+    if not section.enable_controller:
+        message = (
+            f"{key} is set and enable_controller is not; only a controller can tell what has "
+            "become of a pin that a request has asked for"
+        )
+        raise ConfigError(message, key=key, source=given[key].origin)
 
 
 def _explain_flat_keys(

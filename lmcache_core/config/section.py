@@ -18,6 +18,8 @@ Size = Annotated[float, Meta(gt=0)]
 
 Seconds = Annotated[float, Meta(gt=0)]
 
+Name = Annotated[str, Meta(min_length=1)]
+
 
 class StorageEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One tier of ``storage``; every other key is the plugin's own.
@@ -129,6 +131,19 @@ class EngineSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = 0.8
     pin_owner_quota: Annotated[
         Size | None, Meta(description="What one owner's pins may take, in GiB; no bound if absent.")
+    ] = None
+    request_pin_owner: Annotated[
+        Name | None,
+        Meta(
+            description="Owner of the pins that requests ask for with `lmcache.pin`. They may "
+            "where this, `request_pin_quota` and `request_pin_max_ttl_seconds` are all given.",
+        ),
+    ] = None
+    request_pin_quota: Annotated[
+        Size | None, Meta(description="What that owner's pins may take, in GiB.")
+    ] = None
+    request_pin_max_ttl_seconds: Annotated[
+        Seconds | None, Meta(description="How long a pin that a request asks for lives at most.")
     ] = None
     promotion_timeout_seconds: Annotated[
         Seconds,

@@ -6,7 +6,8 @@ import asyncio
 import time
 
 from lmcache_core.api.deadline import Deadline
-from lmcache_core.api.messages import Register
+from lmcache_core.api.messages import Heartbeat, Register
+from lmcache_core.api.pins import PinReport, PinRequest
 from lmcache_core.controller.engine_record import EngineRecord
 from lmcache_core.controller.failures import EngineRefusedError, LedgerFullError
 from lmcache_core.controller.keeper import PinKeeper
@@ -39,21 +40,7 @@ class Reconciler:
         name = engine.instance_id
         self._ledger.lose(name, "the engine has restarted or lost it")
         for request, report in zip(message.pin_requests, message.pins, strict=False):
-            row = self._ledger.get(request.pin_id)
-            buried = self._ledger.tombstones.version(request.pin_id, name)
-            if buried is not None and buried >= request.version:
-                continue
-            if row is not None and (row.ended or row.version > request.version):
-                if row.ended or name not in row.places:
-                    self._ledger.tombstones.bury(request.pin_id, name, row.version)
-                continue
-            if row is not None and row.version == request.version and name in row.places:
-                self._ledger.take(name, report)
-                continue
-            try:
-                self._ledger.adopt(name, engine.identity, request, report)
-            except LedgerFullError as error:
-                log.warning("pin.not_adopted", pin_id=request.pin_id, reason=str(error))
+            self._take_in(engine, request, report)
         for row in self._ledger.at(name):
             place = row.places[name]
             if row.ended or place.told == row.version:
@@ -63,6 +50,47 @@ class Reconciler:
             else:
                 place.reason = f"the instance now serves {engine.namespace.model!r} otherwise"
         self.nudge(engine)
+
+    def adopt(self, engine: EngineRecord, message: Heartbeat) -> dict[str, int]:
+        """Take in pins that requests have asked an engine for.
+
+        Returns:
+            By id of each pin that is in the ledger as the engine has it, its
+            version.
+        """
+        reports = {report.pin_id: report for report in message.pins}
+        taken = {
+            request.pin_id: request.version
+            for request in message.pin_requests
+            if request.pin_id in reports and self._take_in(engine, request, reports[request.pin_id])
+        }
+        # What the ledger has ended or made otherwise the engine is to hear of.
+        self.nudge(engine)
+        return taken
+
+    def _take_in(self, engine: EngineRecord, request: PinRequest, report: PinReport) -> bool:
+        """Compare what an engine holds with the ledger; whether that has it so now."""
+        name = engine.instance_id
+        row = self._ledger.get(request.pin_id)
+        buried = self._ledger.tombstones.version(request.pin_id, name)
+        if buried is not None and buried >= request.version:
+            return False
+        if row is not None and not row.ended and row.content.owner != request.owner:
+            self._ledger.tombstones.bury(request.pin_id, name, request.version)
+            return False
+        if row is not None and (row.ended or row.version > request.version):
+            if row.ended or name not in row.places:
+                self._ledger.tombstones.bury(request.pin_id, name, row.version)
+            return False
+        if row is not None and row.version == request.version and name in row.places:
+            self._ledger.take(name, report)
+            return True
+        try:
+            self._ledger.adopt(name, engine.identity, request, report)
+        except LedgerFullError as error:
+            log.warning("pin.not_adopted", pin_id=request.pin_id, reason=str(error))
+            return False
+        return True
 
     def gone(self, engine: EngineRecord) -> None:
         """An engine cannot be asked any more."""

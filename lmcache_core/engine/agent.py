@@ -13,6 +13,7 @@ from typing import NamedTuple
 from lmcache_core import __version__
 from lmcache_core.api.deadline import Deadline
 from lmcache_core.api.messages import (
+    Adopted,
     Command,
     ControllerMessage,
     Events,
@@ -32,6 +33,7 @@ from lmcache_core.engine.cache_engine import CacheEngine
 from lmcache_core.engine.commands import CommandRunner
 from lmcache_core.engine.events import Event
 from lmcache_core.engine.pin_table import PINS_AT_ONCE
+from lmcache_core.engine.request_pins import RequestPins
 from lmcache_core.keys import Key
 from lmcache_core.log import bound, get_logger
 
@@ -74,6 +76,7 @@ class ControlAgent:
         instance_id: The engine's configured id.
         heartbeat_seconds: How often it is heard of at least.
         serving_url: Where the serving engine answers, or None.
+        request_pins: Pins that requests ask for, or None where they may not.
         pin_changed: Called with each report of a pin that changed, off the
             data path.
         clock: Monotonic seconds.
@@ -87,6 +90,7 @@ class ControlAgent:
         instance_id: str,
         heartbeat_seconds: float,
         serving_url: str | None = None,
+        request_pins: RequestPins | None = None,
         pin_changed: Callable[[PinReport], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -96,6 +100,7 @@ class ControlAgent:
         self._incarnation = time.time_ns()
         self._heartbeat_seconds = heartbeat_seconds
         self._serving_url = serving_url
+        self._request_pins = request_pins
         self._pin_changed = pin_changed
         self._clock = clock
         self._runner = CommandRunner(engine, instance_id, self._incarnation)
@@ -128,7 +133,7 @@ class ControlAgent:
             log.warning("agent.close_abandoned", seconds=CLOSE_SECONDS)
 
     def _wake_if_waiting(self) -> None:
-        if self._waiting:
+        if self._waiting or (self._request_pins is not None and self._request_pins.waits):
             self._link.wake()
 
     def _run(self) -> None:
@@ -158,6 +163,8 @@ class ControlAgent:
     def _tick(self) -> None:
         now = self._clock()
         self._answer_waiting()
+        if self._request_pins is not None and self._request_pins.settle():
+            self._next_heartbeat = min(self._next_heartbeat, now + PINS_TOLD_SECONDS)
         self._expire_pins()
         if self._engine.tiers.namespace is not self._namespace:
             # The weights' epoch was raised: the controller computes keys too.
@@ -189,6 +196,8 @@ class ControlAgent:
             self._begin_snapshot()
         elif message.incarnation != self._incarnation:
             return
+        elif isinstance(message, Adopted):
+            self._note_adopted(message)
         elif isinstance(message, Welcome):
             self._welcomed = True
             self._retry_seconds = FIRST_RETRY_SECONDS
@@ -272,7 +281,10 @@ class ControlAgent:
 
     def _heartbeat(self, now: float) -> None:
         self._next_heartbeat = now + self._heartbeat_seconds
-        changed = self._take_changed()
+        local = [] if self._request_pins is None else self._request_pins.local()
+        names = {report.pin_id for _, report in local}
+        changed = [report for report in self._take_changed() if report.pin_id not in names]
+        changed += [report for _, report in local]
         sent = self._link.send(
             Heartbeat(
                 instance_id=self._instance_id,
@@ -281,6 +293,7 @@ class ControlAgent:
                 tiers=self._engine.tiers.status(),
                 counters=dict(self._engine.counters()),
                 pins=tuple(changed),
+                pin_requests=tuple(request for request, _ in local),
             )
         )
         if not sent:
@@ -288,6 +301,16 @@ class ControlAgent:
             return
         for report in changed:
             self._pin_changed(report)
+
+    def _note_adopted(self, message: Adopted) -> None:
+        tiers = self._engine.tiers
+        for pin_id, version in message.versions.items():
+            if self._request_pins is None or not self._request_pins.acknowledge(pin_id, version):
+                continue
+            with tiers.lock:
+                report = tiers.pins.report(pin_id)
+            if report is not None:
+                self._pin_changed(report)
 
     def _note_untold(self, reports: Sequence[PinReport]) -> None:
         with self._engine.tiers.lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from lmcache_core.api.connector import CacheFacade, ChunkChange, CopyJob, Match
+from lmcache_core.api.pins import PinPromise
 from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.jobs import JobBook
 from lmcache_core.engine.promotion import Promoter
@@ -12,7 +13,8 @@ from lmcache_core.engine.request import Request
 from lmcache_core.engine.slot_copies import load_copies
 from lmcache_core.engine.storing import Storer
 from lmcache_core.engine.tier_stack import TierStack
-from lmcache_core.keys import Scope, tokens_to_bytes
+from lmcache_core.errors import LMCacheError
+from lmcache_core.keys import TOKEN_BYTES, Scope, tokens_to_bytes
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
@@ -37,6 +39,8 @@ class CacheEngine(CacheFacade):
         jobs: Copies under way.
         settled: Called after jobs have closed, so that who waits for one
             looks again; None for nobody.
+        ask_pin: Takes packed tokens, their scope and the wish of the request
+            that has them to be pinned; None where no such pins are taken.
         on_close: Closed with the engine, in order, before the tiers.
     """
 
@@ -51,6 +55,7 @@ class CacheEngine(CacheFacade):
         self.tiers = tiers
         self.jobs = JobBook(job_timeout_seconds)
         self.settled: Callable[[], None] | None = None
+        self.ask_pin: Callable[[bytes, Scope, object], PinPromise] | None = None
         self.on_close: list[Callable[[], None]] = []
         self._lock = tiers.lock
         self._requests: dict[str, Request] = {}
@@ -179,6 +184,20 @@ class CacheEngine(CacheFacade):
     def open_jobs(self) -> int:
         """Number of jobs that are not acknowledged."""
         return len(self.jobs)
+
+    def pin(self, request_id: str, tokens: int, wish: object) -> PinPromise:
+        """Pin the first tokens of a request, as it has asked itself."""
+        if self.ask_pin is None:
+            message = (
+                "no pins are taken from requests here; set request_pin_owner, request_pin_quota, "
+                "request_pin_max_ttl_seconds and a controller to allow them"
+            )
+            raise LMCacheError(message)
+        request = self._requests.get(request_id)
+        if request is None:
+            message = f"request {request_id!r} is not known and cannot be pinned"
+            raise LMCacheError(message)
+        return self.ask_pin(request.chain.all_bytes()[: tokens * TOKEN_BYTES], request.scope, wish)
 
     def finish(self, request_id: str) -> None:
         """Forget a request and end its leases; jobs under way go on."""

@@ -67,6 +67,7 @@ class PinTable:
         share: The part of each tier that pins may take.
         owner_quota_bytes: Bound per owner, each pin charged in full; None
             for no bound.
+        own_quotas: Bounds of owners that have one of their own.
         clock: Monotonic seconds.
     """
 
@@ -78,12 +79,14 @@ class PinTable:
         piece_bytes: Callable[[Piece], int],
         share: float,
         owner_quota_bytes: int | None,
+        own_quotas: Mapping[str, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tiers = tiers
         self._chain_of = chain_of
         self._piece_bytes = piece_bytes
         self._quota = owner_quota_bytes
+        self._own_quotas = own_quotas or {}
         self._clock = clock
         self._pins: dict[str, Pin] = {}
         self._tombstones: OrderedDict[str, int] = OrderedDict()
@@ -324,13 +327,15 @@ class PinTable:
         charged = self._charged.get(owner, 0)
         if old is not None and old.request.owner == owner:
             charged -= old.charge
-        if self._quota is not None and full and charged + full > self._quota:
+        quota = self._own_quotas.get(owner, self._quota)
+        if quota is not None and full and charged + full > quota:
+            key = "request_pin_quota" if owner in self._own_quotas else "pin_owner_quota"
             raise CapacityError(
                 f"pins of owner {owner}",
                 asked_bytes=full,
                 used_bytes=charged,
-                limit_bytes=self._quota,
-                advice="release pins of this owner or raise pin_owner_quota",
+                limit_bytes=quota,
+                advice=f"release pins of this owner or raise {key}",
             )
         return full
 

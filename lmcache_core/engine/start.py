@@ -14,6 +14,7 @@ from lmcache_core.engine.cache_engine import CacheEngine
 from lmcache_core.engine.frame import FrameSeal
 from lmcache_core.engine.geometry import Geometry, check_chunk
 from lmcache_core.engine.hit_rule import HitRule
+from lmcache_core.engine.request_pins import RequestPins
 from lmcache_core.engine.tier_stack import TierStack
 from lmcache_core.engine.tier_start import TierStarter
 from lmcache_core.keys import Namespace
@@ -90,6 +91,7 @@ def start(
             lock=lock,
             pin_share=config.pin_share,
             pin_owner_quota_bytes=config.pin_owner_quota_bytes,
+            pin_quotas=_pin_quotas(config),
         )
         tiers.open(leave_out=config.on_start_failure == "serve")
         engine = CacheEngine(
@@ -114,16 +116,32 @@ def _start_agent(
 ) -> None:
     transport = registry.transport(address)
     link = transport.load()(transport.config()).dial(address)
+    request_pins = None
+    if config.request_pin_owner is not None and config.request_pin_max_ttl_seconds is not None:
+        request_pins = RequestPins(
+            engine,
+            instance_id=config.instance_id,
+            owner=config.request_pin_owner,
+            max_ttl_seconds=config.request_pin_max_ttl_seconds,
+            wake=link.wake,
+        )
+        engine.ask_pin = request_pins.ask
     agent = ControlAgent(
         engine,
         link,
         instance_id=config.instance_id,
         heartbeat_seconds=config.heartbeat_seconds,
         serving_url=config.serving_url,
+        request_pins=request_pins,
         pin_changed=_pin_changed(config, registry),
     )
     agent.start()
     engine.on_close.append(agent.close)
+
+
+def _pin_quotas(config: EngineConfig) -> dict[str, int]:
+    owner, quota = config.request_pin_owner, config.request_pin_quota_bytes
+    return {} if owner is None or quota is None else {owner: quota}
 
 
 def _pin_changed(config: EngineConfig, registry: PluginRegistry) -> Callable[[PinReport], None]:

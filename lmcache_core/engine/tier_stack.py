@@ -50,6 +50,7 @@ class TierStack:
         lock: The engine's lock.
         pin_share: The part of each tier that pins may take.
         pin_owner_quota_bytes: Bound on the pins of one owner, or None.
+        pin_quotas: Bounds of owners that have one of their own.
         clock: Monotonic seconds.
 
     Attributes:
@@ -79,6 +80,7 @@ class TierStack:
         lock: threading.RLock,
         pin_share: float,
         pin_owner_quota_bytes: int | None,
+        pin_quotas: Mapping[str, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.namespace = namespace
@@ -107,6 +109,7 @@ class TierStack:
             piece_bytes=self._piece_bytes,
             share=pin_share,
             owner_quota_bytes=pin_owner_quota_bytes,
+            own_quotas=pin_quotas,
             clock=clock,
         )
 

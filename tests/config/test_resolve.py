@@ -291,3 +291,26 @@ def test_units_are_those_of_the_code() -> None:
 
 def test_staging_of_a_small_tier_is_no_smaller_than_64_mib() -> None:
     assert resolve({"LMCACHE_MAX_LOCAL_CPU_SIZE": "0.25"}).staging_bytes == 64 * MIB
+
+
+REQUEST_PINS = {
+    "request_pin_owner": "requests",
+    "request_pin_quota": 0.5,
+    "request_pin_max_ttl_seconds": 600,
+    "enable_controller": True,
+}
+
+
+def test_requests_may_pin_within_an_owner_a_quota_and_a_longest_time() -> None:
+    overrides = {f"lmcache.{key}": value for key, value in REQUEST_PINS.items()}
+    config = load_engine_config(environ={}, overrides=overrides).config
+    assert config.request_pin_owner == "requests"
+    assert config.request_pin_quota_bytes == GIB // 2
+    assert config.request_pin_max_ttl_seconds == 600
+
+
+@pytest.mark.parametrize("missing", REQUEST_PINS)
+def test_pins_of_requests_need_all_of_their_bounds_and_a_controller(missing: str) -> None:
+    overrides = {f"lmcache.{key}": value for key, value in REQUEST_PINS.items() if key != missing}
+    with pytest.raises(ConfigError, match=missing):
+        load_engine_config(environ={}, overrides=overrides)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -25,6 +26,9 @@ def rig(
     storage: Sequence[StorageBackendSpec] = (),
 ) -> Rig:
     overrides: dict[str, object] = {
+        "request_pin_owner": "requests",
+        "request_pin_quota_bytes": 1 << 20,
+        "request_pin_max_ttl_seconds": 60.0,
         "enable_controller": True,
         "controller_url": controller.monitor,
         "instance_id": instance_id,
@@ -256,3 +260,50 @@ def test_chunks_are_moved_and_copied_between_the_tiers(controller: ControllerPro
         assert nowhere.json()["available"] == [MEMORY, "dict"]
         for new in (["other", MEMORY], memory):
             assert move(memory, new).status_code == 422
+
+
+def found(controller: ControllerProcess, pin_id: str) -> Any:
+    """A pin as the controller has it, or None."""
+    answer = controller.client.get(f"/v1/pins/{pin_id}")
+    return answer.json() if answer.status_code == 200 else None
+
+
+def ask_for_pin(engine: Rig, tokens: list[int], **wish: object) -> str:
+    """Serve a prompt that asks for a pin of its own; the pin's name."""
+    engine.serve(tokens)
+    name = engine.begin(tokens)
+    engine.wait_match(name, len(tokens) - 1)
+    promise = engine.engine.pin(name, len(tokens), wish)
+    engine.engine.finish(name)
+    return promise.pin_id
+
+
+def test_a_pin_that_a_request_asked_for_is_in_the_ledger(
+    controller: ControllerProcess, engine: Rig
+) -> None:
+    name = ask_for_pin(engine, PROMPT, ttl_s=30)
+    row = eventually(lambda: found(controller, name))
+    assert (row["owner"], row["state"], row["num_tokens"]) == ("requests", "active", 42)
+    # It is renewed as any other, and ended as any other.
+    assert ask_for_pin(engine, PROMPT, ttl_s=45) == name
+    eventually(lambda: found(controller, name)["version"] > row["version"])
+    controller.client.delete(f"/v1/pins/{name}").raise_for_status()
+    eventually(lambda: engine.engine.tiers.pins.report(name) is None)
+    assert found(controller, name) is None
+
+
+def test_a_request_does_not_take_over_the_pin_of_another_owner(
+    controller: ControllerProcess, engine: Rig
+) -> None:
+    engine.serve(PROMPT)
+    place = {"instance_id": "elsewhere", "location": MEMORY}
+    with rig(controller, "elsewhere") as other:
+        eventually(lambda: controller.state("elsewhere") == "live")
+        other.serve(PROMPT)
+        body = {"placements": [place], "tokens": PROMPT[:16]}
+        controller.client.put("/v1/pins/p", json=body).raise_for_status()
+        ask_for_pin(engine, PROMPT, pin_id="p")
+        after = ask_for_pin(engine, PROMPT, pin_id="after")
+        eventually(lambda: found(controller, after))
+        eventually(lambda: engine.engine.tiers.pins.report("p") is None)
+        assert found(controller, "p")["tokens_asked"] == 16

@@ -48,6 +48,11 @@ def until(what: str, done: Callable[[], Any], seconds: float = WAIT_SECONDS) -> 
         time.sleep(0.05)
 
 
+def search_path(site: Path) -> str:
+    """Where a process of a test finds modules: a folder of the test's first."""
+    return os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 @dataclass
 class Stack:
     """Both servers and how to talk to them.
@@ -83,6 +88,9 @@ class Stack:
                     f"lmcache_instance_id: {INSTANCE}",
                     f"controller_url: 127.0.0.1:{self.monitor_port}",
                     "lmcache_worker_heartbeat_time: 0.5",
+                    "request_pin_owner: requests",
+                    f"request_pin_quota: {size:.6f}",
+                    "request_pin_max_ttl_seconds: 600",
                 ]
             )
         )
@@ -106,7 +114,7 @@ class Stack:
                 "HF_HUB_OFFLINE": "1",
                 "TRANSFORMERS_OFFLINE": "1",
                 "TOKENIZERS_PARALLELISM": "false",
-                **({"PYTHONPATH": str(self.site)} if self.site else {}),
+                **({"PYTHONPATH": search_path(self.site)} if self.site else {}),
             },
         )
         self.controller = self._controller()
@@ -164,6 +172,12 @@ class Stack:
 
     def complete(self, prompt: Sequence[int], tokens: int = 8) -> tuple[list[int], int]:
         """Greedy tokens of a completion, and how many of the prompt's were cached."""
+        got = self.respond(prompt, tokens)
+        details = got["usage"]["prompt_tokens_details"] or {}
+        return got["choices"][0]["token_ids"], details.get("cached_tokens") or 0
+
+    def respond(self, prompt: Sequence[int], tokens: int = 8, **fields: Any) -> Any:
+        """The whole response to a completion."""
         body = {
             "model": "m",
             "prompt": list(prompt),
@@ -171,13 +185,12 @@ class Stack:
             "temperature": 0,
             "ignore_eos": True,
             "return_token_ids": True,
+            **fields,
         }
         url = f"http://127.0.0.1:{self.vllm_port}/v1/completions"
         answer = httpx.post(url, json=body, timeout=120)
         answer.raise_for_status()
-        got = answer.json()
-        details = got["usage"]["prompt_tokens_details"] or {}
-        return got["choices"][0]["token_ids"], details.get("cached_tokens") or 0
+        return answer.json()
 
     def cached_from(self) -> dict[str, float]:
         """Tokens that vLLM took from caches since its start, by source."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.stack import INSTANCE, MEMORY, Stack, build_stranger, until
+from tests.e2e.stack import INSTANCE, MEMORY, Stack, build_stranger, search_path, until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -50,6 +50,14 @@ def prompt(request):
     return lambda length: [rng.randrange(20, 500) for _ in range(length)]
 
 
+def found(stack, pin_id):
+    """A pin as the controller has it, or None."""
+    try:
+        return stack.get(f"v1/pins/{pin_id}")
+    except httpx.HTTPStatusError:
+        return None
+
+
 def flood(stack, factor=3):
     rng = random.Random(time.monotonic_ns())
     for _ in range(factor * CACHE_TOKENS // 1024 + 1):
@@ -60,7 +68,7 @@ def test_the_stranger_is_listed(site):
     command = [str(Path(sys.executable).with_name("lmcache")), "plugins", "--json"]
     listed = subprocess.run(
         command,
-        env={**os.environ, "PYTHONPATH": str(site)},
+        env={**os.environ, "PYTHONPATH": search_path(site)},
         capture_output=True,
         check=True,
         timeout=60,
@@ -119,6 +127,23 @@ def test_the_stranger_serves_what_memory_has_lost_through_a_controller_restart(s
     after = sum(n for source, n in stack.cached_from().items() if source not in ("host", "device"))
     assert after == below + 2 * CHUNK
     assert stack.pin(tokens, STRANGER).json()["num_tokens"] == 2 * CHUNK
+
+
+def test_a_completion_pins_its_own_prompt(stack, prompt):
+    tokens, other = prompt(100), prompt(100)
+    wish = {"lmcache.pin": {"ttl_s": 300}}
+    response = stack.respond(tokens, kv_transfer_params=wish)
+    promise = response["kv_transfer_params"]["lmcache.pin"]
+    assert promise["ttl_s"] == 300
+    stack.complete(other)
+    pin = until("the pin is in the ledger", lambda: found(stack, promise["pin_id"]))
+    assert (pin["owner"], pin["state"], pin["num_tokens"]) == ("requests", "active", 100)
+    flood(stack)
+    assert stack.complete(tokens) == (response["choices"][0]["token_ids"], 99)
+    assert stack.complete(other)[1] < 10
+    wrong = {"lmcache.pin": {"ttl_s": -1}}
+    refusal = stack.respond(prompt(12), kv_transfer_params=wrong)["kv_transfer_params"]
+    assert "ttl_s" in refusal["lmcache.pin"]["error"]
 
 
 def test_sixty_four_pins_at_once_all_succeed(stack, prompt):

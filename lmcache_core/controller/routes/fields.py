@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from lmcache_core.api.pins import PIN_ID_PATTERN
 from lmcache_core.keys.chain import MAX_TOKEN_ID
 
 TokenId = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
@@ -26,9 +27,7 @@ Position = Annotated[
     tuple[InstanceId, Location], Meta(description="An engine's id and the name of a tier.")
 ]
 
-PinId = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9._~-]{1,128}$", description="A pin's name, fit for a URL.")
-]
+PinId = Annotated[str, Meta(pattern=PIN_ID_PATTERN, description="A pin's name, fit for a URL.")]
 
 Owner = Annotated[str, Meta(min_length=1, max_length=128, description="Who asks, for quotas.")]
 

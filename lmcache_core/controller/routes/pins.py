@@ -11,7 +11,7 @@ from litestar import Controller, Response, delete, get, put
 from litestar.params import Parameter
 from msgspec import Meta
 
-from lmcache_core.api.pins import OnMissing, PinState, Renew
+from lmcache_core.api.pins import PIN_ID_PATTERN, OnMissing, PinState, Renew
 from lmcache_core.controller.directory import Directory
 from lmcache_core.controller.failures import FieldError
 from lmcache_core.controller.keeper import ANY_VERSION
@@ -24,7 +24,7 @@ from lmcache_core.controller.routes.scoped import Scoped
 from lmcache_core.errors import UnknownNameError
 from lmcache_core.keys import tokens_to_bytes
 
-_PIN_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+_PIN_ID = re.compile(PIN_ID_PATTERN)
 
 IfMatch = Annotated[
     str | None,

@@ -254,9 +254,8 @@ class LMCacheConnectorV1(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self, request: Request, block_ids: tuple[list[int], ...]
     ) -> tuple[bool, dict[str, Any] | None]:
         """Forget a request; its blocks are held one by one where they are still read."""
-        if self._scheduler is not None:
-            self._scheduler.finish(request, block_ids)
-        return False, None
+        answer = None if self._scheduler is None else self._scheduler.finish(request, block_ids)
+        return False, answer
 
     def has_pending_block_frees(self) -> bool:
         """Whether a store will give blocks back, so that none need be taken by force."""

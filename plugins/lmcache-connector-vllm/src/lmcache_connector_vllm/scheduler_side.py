@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lmcache_connector_vllm.acknowledgements import Acknowledgements
 from lmcache_connector_vllm.block_holds import BlockHolds
 from lmcache_connector_vllm.metadata import DRAIN, IDLE, StepPlan, StepReport
+from lmcache_connector_vllm.request_pin import pin_prompt, refused_pin
 from lmcache_connector_vllm.scope import Scopes, skips_save
 from lmcache_connector_vllm.stats import CacheStats, StatsReader
 from lmcache_connector_vllm.tracked import NEVER, Tracked
@@ -231,27 +232,29 @@ class SchedulerSide:
 
     # -- a request ends -----------------------------------------------------
 
-    def finish(self, request: Request, tables: Sequence[Sequence[int]]) -> None:
+    def finish(self, request: Request, tables: Sequence[Sequence[int]]) -> dict[str, object] | None:
         """Forget a request; where generated tokens are kept, store the last ones.
 
         Args:
             request: The request.
             tables: Its block table, still its own, per group of vLLM's.
+
+        Returns:
+            What its response is to carry, or None.
         """
         tracked = self._tracked.pop(request.request_id, None)
+        whole = request.status.name in WHOLE_FINISHES
         if tracked is None:
-            return
-        if (
-            self._saves_decode
-            and tracked.store_at != NEVER
-            and request.status.name in WHOLE_FINISHES
-        ):
+            return refused_pin(request, "the request cannot be cached") if whole else None
+        if self._saves_decode and tracked.store_at != NEVER and whole:
             # Steps in flight may be writing beyond; what they compute is not
             # part of the answer.
             computed = request.num_computed_tokens - request.num_in_flight_tokens
             self._plan_store(tracked, computed, tables, finished=True)
+        answer = pin_prompt(self._facade, request) if whole else None
         self._facade.finish(request.request_id)
         self._stats.changed = True
+        return answer
 
     def reset(self) -> None:
         """Let nothing that is stored be read again."""
