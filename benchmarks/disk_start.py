@@ -20,7 +20,7 @@ from pathlib import Path
 
 from lmcache_core.api import BackendContext, StorageBackend, StorageBackendSpec
 from lmcache_core.api.connector import KVGroup
-from lmcache_core.config import plugin_section
+from lmcache_core.config import TierRules, plugin_section
 from lmcache_core.engine.frame import FrameSeal
 from lmcache_core.engine.frame_book import FrameBook
 from lmcache_core.engine.geometry import Geometry
@@ -90,12 +90,17 @@ def measure(folder: Path, files: int, rounds: int) -> dict[str, float]:
             lock=threading.RLock(),
             call_seconds=10,
             capabilities=spec.capabilities,
+            rules=TierRules(),
         )
         steps = Steps()
         time.sleep(1)
         alone += steps.seconds
         before, begin = len(steps.seconds), time.perf_counter()
-        tier.open(on_admitted=lambda _: None, on_evicted=lambda *_: None)
+        tier.open(
+            on_admitted=lambda _: None,
+            on_evicted=lambda *_: None,
+            on_evicting=lambda _: None,
+        )
         tier._recovery.over.wait(PATIENCE_SECONDS)
         taken.append(time.perf_counter() - begin)
         beside += steps.seconds[before:]

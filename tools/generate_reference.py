@@ -37,12 +37,12 @@ def configuration_keys() -> str:
 
 def tier_keys() -> str:
     """Every key of a tier that is the core's own."""
-    rows = ["| key | default | what it is |", "|---|---|---|"]
-    entry = engine_schema()["$defs"]["StorageEntry"]
-    for key, schema in entry["properties"].items():
-        default = "needed" if key in entry["required"] else _default(schema)
-        rows.append(f"| `{key}` | {default} | {schema['description']} |")
-    return "\n".join(rows)
+    return _keys_of("StorageEntry")
+
+
+def admit_keys() -> str:
+    """Every key of a tier's ``admit``."""
+    return _keys_of("AdmitEntry")
 
 
 def honoured_keys() -> str:
@@ -87,6 +87,7 @@ def hook_signature(name: str, hook: Callable[..., object]) -> str:
 PARTS: Mapping[str, Callable[[], str]] = {
     "configuration-keys": configuration_keys,
     "tier-keys": tier_keys,
+    "admit-keys": admit_keys,
     "honoured-keys": honoured_keys,
     "ignored-keys": ignored_keys,
     "refused-keys": refused_keys,
@@ -103,6 +104,15 @@ def generated(page: str) -> str:
         return f"<!-- generated: {name} -->\n\n{PARTS[name]()}\n\n<!-- end -->"
 
     return PART.sub(part, page)
+
+
+def _keys_of(part: str) -> str:
+    rows = ["| key | default | what it is |", "|---|---|---|"]
+    entry = engine_schema()["$defs"][part]
+    for key, schema in entry["properties"].items():
+        default = "needed" if key in entry["required"] else _default(schema)
+        rows.append(f"| `{key}` | {default} | {schema['description']} |")
+    return "\n".join(rows)
 
 
 def _default(schema: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from lmcache_core.config import (
     EngineConfig,
     Resolved,
     TierConfig,
+    TierRules,
     engine_schema,
     load_engine_config,
     plugin_section,
@@ -118,7 +119,13 @@ def _tier(tier: TierConfig) -> str:
     size = "no bound" if tier.capacity_bytes is None else _value("_bytes", tier.capacity_bytes)
     options = "".join(f", {key}: {json.dumps(value)}" for key, value in tier.options.items())
     serdes = ", ".join(serde.name for serde in tier.serdes)
-    return f"{tier.backend}, {size}{options}" + (f", serde: {serdes}" if serdes else "")
+    chain = f", serde: {serdes}" if serdes else ""
+    defaults = msgspec.to_builtins(TierRules())
+    rules = msgspec.to_builtins(tier.rules)
+    rules = "".join(
+        f", {key}: {_value(key, value)}" for key, value in rules.items() if value != defaults[key]
+    )
+    return f"{tier.backend}, {size}{options}{chain}{rules}"
 
 
 def _value(field: str, value: object) -> str:

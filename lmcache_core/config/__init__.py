@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmcache_core.config.engine import EngineConfig, SerdeConfig, TierConfig
+from lmcache_core.config.engine import EngineConfig, SerdeConfig, TierConfig, TierRules
 from lmcache_core.config.plugin import plugin_section
 from lmcache_core.config.resolve import Resolved, load_engine_config
 from lmcache_core.config.schema import engine_schema
@@ -12,6 +12,7 @@ __all__ = [
     "Resolved",
     "SerdeConfig",
     "TierConfig",
+    "TierRules",
     "engine_schema",
     "load_engine_config",
     "plugin_section",

@@ -27,6 +27,23 @@ class SerdeConfig(msgspec.Struct, frozen=True):
     options: dict[str, Any] = {}
 
 
+class TierRules(msgspec.Struct, frozen=True):
+    """Which chunks a storage tier is to have, and when.
+
+    Attributes:
+        write: Whether it is given what is stored at once (``through``) or
+            what is evicted above it (``back``).
+        promote: Whether it is given what was read from a tier below it.
+        min_tokens: Chunks of fewer tokens are not let in.
+        min_reuse: Nor are those that were computed or hit fewer times.
+    """
+
+    write: Literal["through", "back"] = "through"
+    promote: bool = True
+    min_tokens: int = 1
+    min_reuse: int = 1
+
+
 class TierConfig(msgspec.Struct, frozen=True):
     """One tier.
 
@@ -37,12 +54,14 @@ class TierConfig(msgspec.Struct, frozen=True):
             ``Config`` does that, see
             :func:`~lmcache_core.config.plugin_section`.
         serdes: What encodes its frames, in that order.
+        rules: Which chunks it is to have; of a storage tier.
     """
 
     backend: str
     capacity_bytes: int | None = None
     options: dict[str, Any] = {}
     serdes: tuple[SerdeConfig, ...] = ()
+    rules: TierRules = TierRules()
 
 
 DEFAULT_TIERS = (TierConfig(DEFAULT_MEMORY_BACKEND, DEFAULT_MEMORY_BYTES),)

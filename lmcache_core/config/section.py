@@ -21,6 +21,27 @@ Seconds = Annotated[float, Meta(gt=0)]
 Name = Annotated[str, Meta(min_length=1)]
 
 
+class AdmitEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a chunk has to be for a tier to take it.
+
+    Attributes:
+        min_tokens: Its least length.
+        min_reuse: How often it has to have been seen.
+    """
+
+    min_tokens: Annotated[
+        int, Meta(ge=1, description="Chunks of fewer tokens, tails of prompts, are not taken.")
+    ] = 1
+    min_reuse: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Chunks that were computed or hit fewer times are not taken: `2` keeps "
+            "out what is asked once.",
+        ),
+    ] = 1
+
+
 class StorageEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One tier of ``storage``; every other key is the plugin's own.
 
@@ -28,6 +49,9 @@ class StorageEntry(msgspec.Struct, frozen=True, kw_only=True):
         backend: The backend's name.
         max_size: Its bound in GiB.
         serde: What encodes its frames.
+        write: When it is given chunks.
+        promote: Whether it is given what was read below it.
+        admit: What a chunk has to be for that.
     """
 
     backend: Annotated[
@@ -41,6 +65,25 @@ class StorageEntry(msgspec.Struct, frozen=True, kw_only=True):
             "and its own keys, or a list of these in the order of encoding."
         ),
     ] = None
+    write: Annotated[
+        Literal["through", "back"],
+        Meta(
+            description="`through`: the tier is given every chunk when it is stored. `back`: it "
+            "is given what the tier above evicts."
+        ),
+    ] = "through"
+    promote: Annotated[
+        bool | None,
+        Meta(
+            description="Whether what was read from a tier below is copied into this one too. By "
+            "default it is where `write` is `through`; with `back` it comes when it is evicted "
+            "above."
+        ),
+    ] = None
+    admit: Annotated[
+        AdmitEntry,
+        Meta(description="Which chunks are let in: a map of `min_tokens` and `min_reuse`."),
+    ] = AdmitEntry()
 
 
 class EngineSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -54,7 +54,8 @@ def read_storage(given: Given) -> tuple[TierConfig, ...]:
         raise _wrong(f"storage {error}", given) from error
     try:
         tiers = tuple(
-            read_entry(entry, f"storage[{number}]") for number, entry in enumerate(entries)
+            read_entry(entry, f"storage[{number}]", memory=not number)
+            for number, entry in enumerate(entries)
         )
     except ValueError as error:
         raise _wrong(str(error), given) from error
@@ -66,8 +67,6 @@ def read_storage(given: Given) -> tuple[TierConfig, ...]:
             "give its size in GiB",
             given,
         )
-    if tiers[0].serdes:
-        raise _wrong("storage[0] is the memory tier; serde is for the tiers below it", given)
     names = [tier.backend for tier in tiers]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

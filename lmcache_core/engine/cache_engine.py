@@ -131,6 +131,7 @@ class CacheEngine(CacheFacade):
             for entry in reversed(found):
                 memory.residents.touch(entry.key)
                 entry.origin = memory.name
+            self.tiers.lowering.used(found)
             if found:
                 self.tiers.pins.note_hit(memory.name, found[0].key)
             return match

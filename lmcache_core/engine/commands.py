@@ -18,6 +18,7 @@ from lmcache_core.api.messages import (
 )
 from lmcache_core.api.pins import PinReport
 from lmcache_core.engine.cache_engine import CacheEngine
+from lmcache_core.engine.descent import Descent
 from lmcache_core.engine.moving import Move
 from lmcache_core.errors import (
     CapacityError,
@@ -49,6 +50,7 @@ class CommandRunner:
         self._instance_id = instance_id
         self._incarnation = incarnation
         self._moves: dict[str, Move] = {}
+        self._descents: dict[str, Descent] = {}
 
     def must_wait(self, command: Command) -> bool:
         """Whether what the command asks for is under way, or stores of its tokens are."""
@@ -61,7 +63,8 @@ class CommandRunner:
             except LMCacheError:
                 return False  # The answer says why.
         if isinstance(command, PinCommand):
-            return self._engine.stores_open_for(command.pin.tokens, command.pin.scope)
+            pin = command.pin
+            return self._engine.stores_open_for(pin.tokens, pin.scope) or self._descends(command)
         if isinstance(command, SettleCommand):
             return self._engine.stores_open_for(command.tokens, command.scope)
         return False
@@ -106,6 +109,9 @@ class CommandRunner:
     def _run(self, command: Command) -> Reply:
         tiers = self._engine.tiers
         if isinstance(command, PinCommand):
+            descent = self._descents.pop(command.request_id, None)
+            if descent is not None:
+                descent.end()
             with tiers.lock:
                 report = tiers.pins.pin(command.pin)
             return self._reply(command, num_tokens=report.tokens_pinned, pin=report)
@@ -135,6 +141,23 @@ class CommandRunner:
             keys = tiers.keys(command.location)
         batches = _batches(keys)
         return sum(tiers.drop(command.location, keys, force=command.force) for keys in batches)
+
+    def _descends(self, command: PinCommand) -> bool:
+        """Whether what a pin asks for is on its way to a storage tier; it is brought there."""
+        descent = self._descents.get(command.request_id)
+        if descent is None:
+            tiers, pin = self._engine.tiers, command.pin
+            target = tiers.storage_tier(pin.location)
+            if target is None:
+                return False
+            descent = self._descents[command.request_id] = Descent(
+                tiers,
+                target,
+                tiers.chain_of(pin.tokens, pin.scope),
+                name=command.request_id,
+                progressed=self._engine.note_progress,
+            )
+        return not descent.advance()
 
     def _move_of(self, command: MoveCommand) -> Move:
         """The move that a command has begun, or begins now."""

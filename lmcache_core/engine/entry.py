@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmcache_core.engine.pages import Pages
 from lmcache_core.engine.piece import Piece
-from lmcache_core.keys import TOKEN_BYTES
+from lmcache_core.keys import TOKEN_BYTES, Key
 from lmcache_core.memory import Slot
 
 
@@ -56,3 +56,27 @@ class Entry:
     def tokens(self) -> int:
         """Number of tokens whose KV is valid."""
         return len(self.token_bytes) // TOKEN_BYTES
+
+
+class Carried(Entry):
+    """A chunk on its way from one store to another, found by no look-up.
+
+    Its key is all that is known of it until its frame has been read; which
+    token ids it has never is.
+    """
+
+    __slots__ = ("_tokens",)
+
+    def __init__(self, key: Key, slot: Slot, origin: str) -> None:
+        super().__init__(Piece(key, b"", b"", 0), slot, origin)
+        self._tokens = 0
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens whose KV is valid, by its frame."""
+        return self._tokens
+
+    def learn(self, parent: Key, tokens: int) -> None:
+        """Take over what the header of its frame says."""
+        self.parent = parent
+        self._tokens = tokens

@@ -11,7 +11,7 @@ import threading
 
 import xxhash
 
-from lmcache_core.engine.entry import Entry
+from lmcache_core.engine.entry import Carried, Entry
 from lmcache_core.engine.frame_header import FrameHeader
 from lmcache_core.engine.geometry import HEADER_BYTES, Geometry
 from lmcache_core.engine.pages import Pages
@@ -76,8 +76,11 @@ class FrameSeal:
         Raises:
             FrameError: It is another chunk's, or another namespace's.
         """
-        counts = self._geometry.blocks(entry.tokens)
         _expect("key", header.key, entry.key)
+        if isinstance(entry, Carried):
+            # Whoever asks for it by its tokens compares the rest.
+            entry.learn(header.parent, header.tokens)
+        counts = self._geometry.blocks(entry.tokens)
         _expect("parent", header.parent, entry.parent)
         _expect("namespace", header.namespace, namespace)
         _expect("tokens", header.tokens, entry.tokens)

@@ -109,10 +109,12 @@ class FrameBook:
 
     def raw_bytes(self, key: Key) -> int | None:
         """Length of a frame as it would lie in a slot; None where that is not known."""
+        facts = self._facts.get(key)
+        if facts is None:
+            return None
         if not self._encoded:
             return self._residents.size(key)
-        facts = self._facts.get(key)
-        if facts is None or facts.tokens is None or facts.guessed:
+        if facts.tokens is None or facts.guessed:
             return None
         return self._geometry.frame_bytes(facts.tokens, facts.pages)
 

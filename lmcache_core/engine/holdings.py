@@ -26,7 +26,16 @@ COUNTERS = (
     "asked_frames",
     "found_frames",
     "ask_failures",
+    "admitted_frames",
+    "refused_frames",
+    "demoted_frames",
+    "demotions_dropped",
 )
+"""What is counted of a storage tier."""
+
+
+MAX_FOREIGN = 1 << 16
+"""Frames of others in a shared store that are remembered not to be asked for again."""
 
 
 class Known(NamedTuple):
@@ -36,11 +45,14 @@ class Known(NamedTuple):
         key: Its chunk's key.
         nbytes: Its length there.
         facts: What else is known of it.
+        raw_bytes: Its length as it would lie in a slot, of one that was let
+            go, where that is known.
     """
 
     key: Key
     nbytes: int
     facts: Facts
+    raw_bytes: int | None = None
 
 
 class Holdings:
@@ -65,6 +77,8 @@ class Holdings:
         counters: Running totals by name.
         on_admitted: Called with each key that is there from now on.
         on_evicted: Called with each key that has left and the marks it carried.
+        on_evicting: Called without ``lock``, on the writing thread, with each
+            frame that is found no more and about to be removed to make room.
     """
 
     def __init__(
@@ -83,8 +97,10 @@ class Holdings:
         self._most_frames = most_frames
         self.breaker = Breaker()
         self.counters = dict.fromkeys(COUNTERS, 0)
+        self._foreign: dict[Key, None] = {}
         self.on_admitted: Callable[[Key], None] = lambda _key: None
         self.on_evicted: Callable[[Key, frozenset[str]], None] = lambda _key, _marks: None
+        self.on_evicting: Callable[[Known], None] = lambda _known: None
 
     def take(self, known: Known) -> None:
         """Account for a frame that is there and was not."""
@@ -93,6 +109,16 @@ class Holdings:
         self.on_admitted(known.key)
         if self._most_frames is not None and len(self.residents) > self._most_frames:
             self.forget_one()
+
+    def note_foreign(self, key: Key) -> None:
+        """Remember that the store has a frame that this tier does not read, and will keep it."""
+        self._foreign[key] = None
+        if len(self._foreign) > MAX_FOREIGN:
+            del self._foreign[next(iter(self._foreign))]
+
+    def is_foreign(self, key: Key) -> bool:
+        """Whether the store is known to have such a frame."""
+        return key in self._foreign
 
     def forget_one(self) -> bool:
         """Forget the frame that is first in the order of eviction; False where none may go."""
@@ -115,6 +141,7 @@ class Holdings:
 
     def let_go(self, key: Key, *, evicted: bool = False) -> Known:
         """Forget a frame that is there, and say what was known of it."""
-        known = Known(key, self.residents.size(key), self.book.facts(key))
+        book = self.book
+        known = Known(key, self.residents.size(key), book.facts(key), book.raw_bytes(key))
         self.forget(key, evicted=evicted)
         return known

@@ -46,6 +46,14 @@ class MemoryTier:
         staging_bytes: What promotions may take beside the tier.
         on_admitted: Called with each entry whose key can be found from now on.
         on_evicted: Called with each key and the marks it carried.
+
+    Attributes:
+        name: See above.
+        index: Its entries, staged ones too.
+        residents: See above.
+        evictions: How many entries have had to make room.
+        demote: Called with each entry that is to make room; says whether it
+            has leased it, to bring it below. None where nothing goes below.
     """
 
     def __init__(
@@ -63,10 +71,14 @@ class MemoryTier:
         self.index = PrefixIndex()
         self.residents = residents
         self.evictions = 0
+        self.demote: Callable[[Entry], bool] | None = None
         self._pool = pool
         self._rule = rule
         self._staging_bytes = staging_bytes
         self._staged_bytes = 0
+        # The other half of the staging part is left to promotions.
+        self._demoting_limit = staging_bytes // 2
+        self._demoting_bytes = 0
         self._writing_bytes = 0
         self._on_admitted = on_admitted
         self._on_evicted = on_evicted
@@ -134,6 +146,35 @@ class MemoryTier:
             self._staged_bytes += slot.nbytes
         return slot
 
+    def begin_demotion(self, nbytes: int) -> bool:
+        """Let so many bytes more of what is evicted live on in the staging part, if they may."""
+        if (
+            self._demoting_bytes + nbytes > self._demoting_limit
+            or self._staged_bytes + nbytes > self._staging_bytes
+        ):
+            return False
+        self._demoting_bytes += nbytes
+        return True
+
+    def end_demotion(self, nbytes: int) -> None:
+        """These bytes are below, or lost."""
+        self._demoting_bytes -= nbytes
+
+    def borrow(self, nbytes: int) -> Slot | None:
+        """Take a slot of the staging part for what a tier below evicts."""
+        if not self.begin_demotion(nbytes):
+            return None
+        slot = self.allocate_staging(nbytes)
+        if slot is None:
+            self.end_demotion(nbytes)
+        return slot
+
+    def give_back(self, slot: Slot) -> None:
+        """Give back a slot that was borrowed."""
+        self.end_demotion(slot.nbytes)
+        self._staged_bytes -= slot.nbytes
+        self._pool.free(slot)
+
     def abandon(self, entry: Entry) -> None:
         """Give back the slot of an entry that was never admitted."""
         self._free(entry, writing=not entry.staged)
@@ -165,7 +206,8 @@ class MemoryTier:
             # One that is only staged goes with its leases, and nobody minds.
             superseded = None if staged else Superseded(cover.key, marks)
         if tail is not None:
-            superseded = Superseded(tail.key, self._remove(tail))
+            staged, marks = tail.staged, self._remove(tail)
+            superseded = None if staged else Superseded(tail.key, marks)
         self.index.add(entry)
         if not entry.staged:
             self._writing_bytes -= entry.slot.nbytes
@@ -262,9 +304,18 @@ class MemoryTier:
                 self.residents.hold(key)
                 continue
             self.evictions += 1
-            self._on_evicted(key, self._remove(entry, evicted=True))
+            if self.demote is not None and self.demote(entry):
+                self._stage(entry)
+            else:
+                self._on_evicted(key, self._remove(entry, evicted=True))
             return True
         return False
+
+    def _stage(self, entry: Entry) -> None:
+        """Let an evicted entry that is leased go on in the staging part, where it can be found."""
+        entry.staged = True
+        self._staged_bytes += entry.slot.nbytes
+        self._on_evicted(entry.key, self.residents.discard(entry.key, evicted=True))
 
     def _remove(self, entry: Entry, *, evicted: bool = False) -> frozenset[str]:
         self.index.remove(entry)

@@ -191,6 +191,10 @@ class PinTable:
         for pin in self._pins.values():
             self._mark(pin)
 
+    def awaits(self, location: str, key: Key) -> bool:
+        """Whether a pin in a tier waits for a chunk, which the tier is to be given."""
+        return self._reservations[location].awaits(key)
+
     def note_admitted(self, location: str, entry: Entry) -> None:
         """A chunk has come that covers its own tokens and all that begin like them."""
         met = self._reservations[location].met_by(entry.parent, entry.token_bytes)

@@ -196,9 +196,10 @@ class Promoter:
                 done([False] * len(part))
 
     def _take_in(self, entry: Entry, *, ok: bool) -> None:
+        fetch = self._fetching.pop(entry.key)
         waiting = [
             request
-            for request in self._fetching.pop(entry.key).requests
+            for request in fetch.requests
             if request.promoting.pop(entry.key, None) and not request.closed
         ]
         if not ok or (entry.staged and not waiting):
@@ -211,6 +212,7 @@ class Promoter:
             self._counters["promoted_chunks"] += 1
             for request in waiting:
                 request.promoted.append(entry)
+            self._tiers.lowering.promoted(entry, fetch.tier)
 
 
 def _parts(reads: Sequence[Read]) -> Iterator[Sequence[Read]]:

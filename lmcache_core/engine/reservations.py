@@ -41,6 +41,10 @@ class Reservations:
         """Whether a pin waits for the piece of a key."""
         return pin_id in self._waiting.get(key, ())
 
+    def awaits(self, key: Key) -> bool:
+        """Whether any pin waits for the piece of a key."""
+        return key in self._named
+
     def add(self, piece: Piece, pin_id: str) -> None:
         """Let a pin wait for a piece, and keep room for it where pins may take it."""
         waiting = self._waiting.setdefault(piece.key, set())

@@ -12,13 +12,14 @@ from contextlib import AbstractContextManager
 
 from lmcache_core.api import Capability, StorageBackend
 from lmcache_core.api.messages import TierStatus
+from lmcache_core.config import TierRules
 from lmcache_core.engine.backend_calls import BackendCalls
 from lmcache_core.engine.breaker import Breaker
 from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.frame import FrameSeal
 from lmcache_core.engine.frame_book import FrameBook
 from lmcache_core.engine.frame_form import FrameForm
-from lmcache_core.engine.holdings import Holdings
+from lmcache_core.engine.holdings import Holdings, Known
 from lmcache_core.engine.piece import Cover, Pieces, cut
 from lmcache_core.engine.reading import Read
 from lmcache_core.engine.recovery import Recovery
@@ -56,10 +57,12 @@ class StorageTier:
         lock: The engine's lock.
         call_seconds: Deadline of one backend call.
         capabilities: What the backend declares.
+        rules: Which chunks it is to have, and when.
 
     Attributes:
         name: See above.
         shared: Whether other engines read and write the store.
+        rules: See above.
         outlives_process: Whether another process may find the frames.
         holds: Whether frames that are marked stay; a store that evicts by
             itself, or that others may clear, promises nothing.
@@ -80,10 +83,12 @@ class StorageTier:
         lock: AbstractContextManager[object],
         call_seconds: float,
         capabilities: Capability,
+        rules: TierRules,
     ) -> None:
         shared = self.shared = Capability.SHARED in capabilities
         self.name = name
         self.holds = not shared and Capability.SELF_EVICTING not in capabilities
+        self.rules = rules
         self.outlives_process = shared or Capability.DURABLE in capabilities
         self.residents = residents
         self._backend = backend
@@ -112,6 +117,7 @@ class StorageTier:
         *,
         on_admitted: Callable[[Key], None],
         on_evicted: Callable[[Key, frozenset[str]], None],
+        on_evicting: Callable[[Known], None],
     ) -> None:
         """Open the backend, start the tier's threads, take in what the store has kept.
 
@@ -120,12 +126,15 @@ class StorageTier:
                 from now on.
             on_evicted: Called under the lock with each key that has left and
                 the marks it carried.
+            on_evicting: Called without the lock with each frame that is about
+                to be removed to make room, while :meth:`fetch` has it still.
 
         Raises:
             BackendError: The store cannot be used.
         """
         self._holdings.on_admitted = on_admitted
         self._holdings.on_evicted = on_evicted
+        self._holdings.on_evicting = on_evicting
         self._calls.open()
         for part in (self._writes, self._reads, self._sealer):
             part.start()
@@ -154,6 +163,15 @@ class StorageTier:
         """Length of a frame as it would lie in a slot; None where that is not known."""
         return self._book.raw_bytes(key)
 
+    def wants(self, key: Key, raw_bytes: int) -> bool:
+        """Whether a chunk is not there, or with fewer pages.
+
+        Args:
+            key: The chunk.
+            raw_bytes: Length of its frame in a slot.
+        """
+        return self._writer.wants(key, raw_bytes)
+
     def write(self, entry: Entry, frame: memoryview, done: Callable[[], None]) -> bool:
         """Queue a frame to be written.
 
@@ -166,7 +184,7 @@ class StorageTier:
             False where nothing was queued and ``done`` is never called.
         """
         if not (
-            self._writer.wants(entry, frame) and self._writes.running and self.breaker.allows()
+            self.wants(entry.key, len(frame)) and self._writes.running and self.breaker.allows()
         ):
             return False
         sealing = self._sealer.ahead(entry, frame, self._seal.namespace)
@@ -200,6 +218,19 @@ class StorageTier:
             False where nothing was queued and ``done`` is never called.
         """
         return self._reads.running and self._asker.ask(keys, done)
+
+    def fetch(self, read: Read) -> bool:
+        """Read and verify a frame that is about to be removed, on the writing thread.
+
+        Raises:
+            LMCacheError: The store did not answer.
+        """
+        return self._form.incoming([read], self._calls, self._seal.namespace).whole[0]
+
+    def note_demotion(self, key: Key) -> None:
+        """Count a chunk that was evicted above, now that its write has ended; under the lock."""
+        arrived = key in self.residents
+        self.counters["demoted_frames" if arrived else "demotions_dropped"] += 1
 
     def drop(self, keys: Iterable[Key]) -> int:
         """Forget frames and queue them to be removed; return their tokens.

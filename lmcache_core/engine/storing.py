@@ -1,4 +1,4 @@
-"""Planning stores, taking them in when they are done, writing them through."""
+"""Planning stores, and taking them in when they are done."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from lmcache_core.engine.pages import Pages, fuller
 from lmcache_core.engine.piece import piece_at
 from lmcache_core.engine.request import Request
 from lmcache_core.engine.slot_copies import store_copies
-from lmcache_core.engine.storage_tier import StorageTier
 from lmcache_core.engine.tier_stack import TierStack
 
 
 class Storer:
-    """Brings computed pages into host memory and from there downwards.
+    """Brings computed pages into host memory.
 
-    Not thread-safe but for what storage tiers call: the engine's lock is held
-    around every call.
+    Not thread-safe: the engine's lock is held around every call.
 
     Args:
         tiers: The instance's tiers.
@@ -40,11 +38,6 @@ class Storer:
         self._jobs = jobs
         self._counters = counters
         self._stranded_limit_bytes = stranded_limit_bytes
-        self._write_through_bytes = 0
-        # Frames that wait for a slow store keep their slots; they may not
-        # come to take the cache.
-        self._write_through_limit = tiers.memory.residents.capacity_bytes // 2
-        self._first_epoch = tiers.namespace.weights_epoch
 
     def plan(
         self, request: Request, stop: int, tables: Sequence[Sequence[int]], *, final: bool
@@ -90,7 +83,7 @@ class Storer:
         # must be a prefix, or nobody ever finds it.
         for entry in job.entries if ok else ():
             if not entry.dropped:
-                self._write_through(entry)
+                self._tiers.lowering.stored(entry)
 
     def _plan_chunk(
         self,
@@ -120,29 +113,3 @@ class Storer:
             return False
         planned.append((index, Entry(piece, slot, memory.name, pages)))
         return True
-
-    def _write_through(self, entry: Entry) -> None:
-        if not self._tiers.storage or not self._tiers.geometry.whole(entry.tokens):
-            return
-        raised = self._tiers.namespace.weights_epoch > self._first_epoch
-        for tier in self._tiers.storage:
-            # Under a raised epoch the weights are no longer named by content;
-            # what outlives this process must not be found by another.
-            if not (raised and tier.outlives_process):
-                self._write(entry, tier)
-
-    def _write(self, entry: Entry, tier: StorageTier) -> None:
-        nbytes = entry.slot.nbytes
-        if self._write_through_bytes + nbytes > self._write_through_limit:
-            tier.counters["put_skipped"] += 1
-            return
-        owner = f"put:{tier.name}"
-
-        def done() -> None:
-            self._write_through_bytes -= nbytes
-            self._tiers.memory.release((entry,), owner)
-
-        self._tiers.memory.lease(entry, owner)
-        self._write_through_bytes += nbytes
-        if not tier.write(entry, self._tiers.frame(entry), done):
-            done()

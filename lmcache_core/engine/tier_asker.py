@@ -69,6 +69,8 @@ class TierAsker:
         holdings.counters["asked_frames"] += len(keys)
         for key, nbytes in zip(keys, lengths, strict=True):
             # A store may answer anything.
-            if type(nbytes) is int and nbytes > 0 and key not in holdings.residents:
+            if type(nbytes) is not int or nbytes <= 0 or holdings.is_foreign(key):
+                continue
+            if key not in holdings.residents:
                 holdings.take(Known(key, nbytes, holdings.book.guess(nbytes)))
                 holdings.counters["found_frames"] += 1

@@ -119,7 +119,10 @@ class TierReader:
         if damaged:
             keys, reasons = list(damaged), list(damaged.values())
             self._writer.change(keys, lambda: self._calls.quarantine(keys, reasons))
-        if foreign and not self._shared:
+        if foreign and self._shared:
+            for key in foreign:
+                holdings.note_foreign(key)
+        elif foreign:
             self._writer.change(foreign, lambda: self._calls.remove(foreign))
         if missing:
             self._writer.change((), lambda: self._look_for(missing))

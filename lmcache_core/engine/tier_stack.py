@@ -5,18 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import msgspec
 
 from lmcache_core.api import EvictionPolicy
 from lmcache_core.api.connector import ChunkChange
 from lmcache_core.api.messages import TierStatus
+from lmcache_core.engine.admission import Admission
 from lmcache_core.engine.changes import ChangeLog
+from lmcache_core.engine.demotion import Demotion
 from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.events import EventLog
 from lmcache_core.engine.frame import FrameSeal
 from lmcache_core.engine.geometry import Geometry
 from lmcache_core.engine.hit_rule import HitRule
+from lmcache_core.engine.lowering import Lowering
 from lmcache_core.engine.memory_tier import MemoryTier
 from lmcache_core.engine.piece import Piece
 from lmcache_core.engine.pin_table import PinnableTier, PinTable
@@ -58,6 +62,7 @@ class TierStack:
         geometry: See above.
         memory: The memory tier.
         storage: See above.
+        lowering: Brings chunks of the memory tier to those below.
         pins: The instance's pins.
         events: What the controller has not been told yet.
         changes: What the connector has not been told yet.
@@ -112,6 +117,19 @@ class TierStack:
             own_quotas=pin_quotas,
             clock=clock,
         )
+        admission = Admission(self.storage, geometry=geometry, awaited=self.pins.awaits)
+        self.lowering = Lowering(self.memory, admission, geometry=geometry, frame=self.frame)
+        self._admission = admission
+        self._demotion = Demotion(
+            self.memory,
+            admission,
+            geometry=geometry,
+            chunk_tokens=namespace.chunk_size,
+            view=self.slot_view,
+            lock=lock,
+        )
+        if admission.demotes:
+            self.memory.demote = self.lowering.demote
 
     @property
     def locations(self) -> tuple[str, ...]:
@@ -128,7 +146,8 @@ class TierStack:
         Raises:
             BackendError: A store cannot be used and is not left out.
         """
-        for tier in self.storage:
+        # From the bottom, so that what a smaller bound evicts can go down.
+        for tier in reversed(self.storage):
             name = tier.name
 
             def admitted(key: Key, name: str = name) -> None:
@@ -139,14 +158,18 @@ class TierStack:
                 self._note_evicted(name, key, marks)
 
             try:
-                tier.open(on_admitted=admitted, on_evicted=evicted)
+                tier.open(
+                    on_admitted=admitted,
+                    on_evicted=evicted,
+                    on_evicting=partial(self._demotion.take, tier),
+                )
             except BackendError as error:
                 if not leave_out:
                     raise
                 log.error("tier.left_out", tier=name, reason=str(error))  # noqa: TRY400 - no bug
 
     def close(self) -> None:
-        """Close the storage tiers within their deadlines."""
+        """Close the storage tiers within their deadlines, each before those it evicts into."""
         for tier in self.storage:
             tier.close()
 
@@ -160,6 +183,10 @@ class TierStack:
         if tier is None:
             raise UnknownNameError("location", location, self._tiers)
         return tier
+
+    def storage_tier(self, location: str) -> StorageTier | None:
+        """The storage tier of a name; None where there is none."""
+        return next((tier for tier in self.storage if tier.name == location), None)
 
     def chain_of(self, token_bytes: bytes, scope: Scope) -> KeyChain:
         """The key chain of packed tokens in a scope, under the present epoch."""
@@ -233,6 +260,7 @@ class TierStack:
         self.namespace = msgspec.structs.replace(self.namespace, weights_epoch=epoch)
         self._digest = self.namespace.digest()
         self._seal.namespace = self._digest
+        self._admission.raised = True
         self.pins.rebase()
         return epoch
 
@@ -265,7 +293,8 @@ class TierStack:
             self.changes.note(self._change(location, key, admitted=admitted))
 
     def _change(self, location: str, key: Key, *, admitted: bool) -> ChunkChange:
-        # What is written through is in host memory all the while.
+        # What host memory writes is there all the while; what a store evicts
+        # into another one is told by its key alone.
         entry = self.memory.index.get(key) if admitted else None
         if entry is None:
             return ChunkChange(location, admitted, key)

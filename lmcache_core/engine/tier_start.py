@@ -94,6 +94,7 @@ class TierStarter:
             lock=self._lock,
             call_seconds=self._config.storage_timeout_seconds,
             capabilities=spec.capabilities,
+            rules=tier.rules,
         )
 
     def _form(self, serdes: Sequence[SerdeConfig]) -> FrameForm:
@@ -107,7 +108,7 @@ class TierStarter:
             chain.accept(spec)
             on_failure.pop_all()
         frame_bytes = self._geometry.frame_bytes(namespace.chunk_size)
-        return EncodedFrames(self._seal, chain, frame_bytes=frame_bytes, readers=READERS)
+        return EncodedFrames(self._seal, chain, frame_bytes=frame_bytes, readers=READERS + 1)
 
     def _link(self, serde: SerdeConfig) -> Link:
         spec = self._registry.serde(serde.name)

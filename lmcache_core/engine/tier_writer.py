@@ -49,15 +49,19 @@ class TierWriter:
         self._worker = worker
         self._shared = shared
 
-    def wants(self, entry: Entry, frame: memoryview) -> bool:
+    def wants(self, key: Key, raw_bytes: int) -> bool:
         """Whether a chunk is not there, or with fewer pages, which takes fewer bytes.
 
         The engine's lock is held.
+
+        Args:
+            key: The chunk.
+            raw_bytes: Length of its frame in a slot.
         """
-        if entry.key not in self._holdings.residents:
-            return True
-        raw_bytes = self._holdings.book.raw_bytes(entry.key)
-        return raw_bytes is not None and raw_bytes < len(frame)
+        if key not in self._holdings.residents:
+            return not self._holdings.is_foreign(key)
+        there = self._holdings.book.raw_bytes(key)
+        return there is not None and there < raw_bytes
 
     def write(self, sealing: Sealing, done: Callable[[], None]) -> bool:
         """Queue a frame to be written.
@@ -113,6 +117,12 @@ class TierWriter:
     def _write(self, sealing: Sealing, done: Callable[[], None]) -> None:
         holdings = self._holdings
         entry, known, failure = sealing.entry, None, "put_failures"
+        with holdings.lock:
+            if not self.wants(entry.key, len(sealing.frame)):
+                # Somebody else's write of it was queued before.
+                sealing.end()
+                done()
+                return
         try:
             stored = self._form.outgoing(sealing)
             self._remove_poorer(entry, sealing.frame)
@@ -152,7 +162,7 @@ class TierWriter:
         """Remove a frame that has fewer pages of a chunk; a store replaces none."""
         holdings = self._holdings
         with holdings.lock:
-            if entry.key not in holdings.residents or not self.wants(entry, frame):
+            if entry.key not in holdings.residents or not self.wants(entry.key, len(frame)):
                 return
             known = holdings.let_go(entry.key)
         self._remove(known)
@@ -166,6 +176,7 @@ class TierWriter:
             if key is None:
                 return False
             known = holdings.let_go(key, evicted=True)
+        holdings.on_evicting(known)
         self._remove(known)
         holdings.counters["evictions"] += 1
         return True

@@ -56,15 +56,17 @@ def test_json_is_the_same(check) -> None:
     assert any("lmcache_worker_port" in notice for notice in document["notices"])
 
 
-def test_a_serde_that_is_not_installed_is_a_note(check) -> None:
+def test_a_tier_is_shown_with_its_rules_and_a_serde_that_is_not_installed_is_a_note(check) -> None:
     text = (
         "storage: [{backend: LocalCPUBackend, max_size: 1}, "
-        "{backend: LocalDiskBackend, path: /x, serde: [nosuch, {name: nosuch2, level: 1}]}]"
+        "{backend: LocalDiskBackend, path: /x, serde: [nosuch, {name: nosuch2, level: 1}], "
+        "write: back, admit: {min_reuse: 2}}]"
     )
     result = check(text)
     assert result.exit_code == 0, result.output
     assert "unknown serde 'nosuch'" in result.stdout
-    assert "serde: nosuch, nosuch2" in " ".join(line(result, "storage[1]"))
+    tier = " ".join(line(result, "storage[1]"))
+    assert "serde: nosuch, nosuch2, write: back, promote: false, min_reuse: 2" in tier
 
 
 def test_a_backend_that_is_not_installed_is_a_note(check) -> None:

@@ -37,6 +37,8 @@ def test_it_knows_every_key_that_is_honoured_or_ignored() -> None:
         {"chunk_size": 256, "max_local_cpu_size": 5, "lmcache_worker_port": 8001},
         {"storage": [{"backend": "LocalCPUBackend", "max_size": 5, "hugepages": True}]},
         {"on_start_failure": "fail", "pin_max_share": 0.5},
+        {"storage": [{"backend": "A", "serde": ["a", {"name": "b"}], "write": "back"}]},
+        {"storage": [{"backend": "A", "serde": "a", "admit": {"min_reuse": 2}}]},
     ],
 )
 def test_good_documents(document: dict[str, Any]) -> None:
@@ -52,6 +54,9 @@ def test_good_documents(document: dict[str, Any]) -> None:
         {"max_local_cpu_size": 0},
         {"pin_max_share": 2},
         {"storage": [{"max_size": 5}]},
+        {"storage": [{"backend": "A", "write": "sideways"}]},
+        {"storage": [{"backend": "A", "serde": 7}]},
+        {"storage": [{"backend": "A", "admit": {"min_use": 2}}]},
         {"on_start_failure": "explode"},
         {"enable_p2p": True},
     ],

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from lmcache_core.config import Resolved, SerdeConfig, TierConfig, load_engine_config
+from lmcache_core.config import Resolved, SerdeConfig, TierConfig, TierRules, load_engine_config
 from lmcache_core.errors import ConfigError
 
 GIB = 1 << 30
+A = {"backend": "A", "max_size": 1}
 
 
 def resolve(**keys: Any) -> Resolved:
@@ -61,6 +62,26 @@ def test_a_storage_tier_has_a_chain_of_serdes(serde: object, chain: tuple[SerdeC
         ]
     ).config.tiers
     assert tiers[1] == TierConfig("redis", None, {"url": "redis://h"}, serdes=chain)
+
+
+@pytest.mark.parametrize(
+    ("keys", "rules"),
+    [
+        ({}, TierRules()),
+        ({"write": "back"}, TierRules(write="back", promote=False)),
+        ({"write": "Back", "promote": "yes"}, TierRules(write="back", promote=True)),
+        ({"promote": False, "admit": None}, TierRules(promote=False)),
+        ({"admit": {"min_tokens": "256", "min_reuse": 2}}, TierRules(min_tokens=256, min_reuse=2)),
+    ],
+)
+def test_a_storage_tier_has_rules(keys: dict[str, Any], rules: TierRules) -> None:
+    tiers = resolve(
+        storage=[
+            {"backend": "LocalCPUBackend", "max_size": 1},
+            {"backend": "redis", "url": "redis://h", **keys},
+        ]
+    ).config.tiers
+    assert tiers[1] == TierConfig("redis", None, {"url": "redis://h"}, rules=rules)
 
 
 @pytest.mark.parametrize(("name", "chain"), [("naive", ()), ("zstd", (SerdeConfig("zstd"),))])
@@ -141,6 +162,12 @@ def test_saying_both_is_an_error_that_says_so(flat: dict[str, Any]) -> None:
         ([{"backend": "A", "max_size": 1}, {"backend": "A"}], "names 'A' twice"),
         ([{"backend": "A", "max_size": 1, "serde": "zstd"}], "is the memory tier; serde"),
         ([{"backend": "A", "max_size": 1}, {"backend": "B", "serde": 7}], "storage[1].serde is 7"),
+        ([{"backend": "A", "max_size": 1, "admit": {}}], "is the memory tier; admit is for"),
+        ([A, {"backend": "B", "write": "sideways"}], "storage[1].write is 'sideways'; write back"),
+        ([A, {"backend": "B", "promote": "maybe"}], "storage[1].promote is 'maybe'"),
+        ([A, {"backend": "B", "admit": 2}], "storage[1].admit is 2; write a map of min_tokens"),
+        ([A, {"backend": "B", "admit": {"min_reuse": 0}}], "storage[1].admit.min_reuse is 0"),
+        ([A, {"backend": "B", "admit": {"min_use": 1}}], "did you mean 'min_reuse'?"),
         (
             [{"backend": "A", "max_size": 1}, {"backend": "B", "serde": ["z", {"level": 1}]}],
             "storage[1].serde[1] is {'level': 1}",

@@ -74,8 +74,10 @@ class Rig:
         below = [
             TierConfig(
                 spec.name,
-                self.storage_chunks * frame_bytes or None,
-                **self.tier_fields.get(spec.name, {}),  # type: ignore[arg-type]
+                **{  # type: ignore[arg-type]
+                    "capacity_bytes": self.storage_chunks * frame_bytes or None,
+                    **self.tier_fields.get(spec.name, {}),
+                },
             )
             for spec in self.storage
         ]

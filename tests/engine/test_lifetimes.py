@@ -46,14 +46,14 @@ def rude(monkeypatch, name):
 
 
 def test_an_engine_that_cannot_start_leaves_no_tier_open():
-    first, second = Closing(), Unusable()
+    first, second = Unusable(), Closing()
     specs = [
         storage_spec("first", lambda _config, _context: first, Capability.NONE),
         storage_spec("second", lambda _config, _context: second, Capability.NONE),
     ]
     with pytest.raises(BackendError, match="no such place"):
         Rig(storage=specs, overrides={"on_start_failure": "fail"})
-    assert first.closed
+    assert second.closed
     assert engine_threads() == []
 
 

@@ -126,21 +126,25 @@ def test_frames_of_another_chain_are_misses_and_stored_anew(before, after):
     assert store.frames[first] != old[first]
 
 
-def test_in_a_shared_store_frames_of_others_are_left_alone():
+def test_in_a_shared_store_frames_of_others_are_left_alone_and_asked_for_once():
     store = kept(*BOTH)
     old = dict(store.frames)
     other = serde_spec("signed", lambda _config: Signed(secret=b"other"), authenticates=True)
     for serdes, offers in ((("zlib",), (ZLIB,)), ((), ()), (BOTH, (ZLIB, other))):
         with rig_with(store, *serdes, offers=offers, capabilities=SHARED) as rig:
-            rig.serve(LONG)
+            backend = rig.engine.tiers.storage[0]._backend
+            assert rig.serve(LONG) == 0
             settle(rig)
+            assert (backend.gets, counters(rig)["foreign_frames"]) == (4, 4)
             flood(rig)
             settle(rig)
             assert rig.serve(LONG) == 0
             settle(rig)
-            assert counters(rig)["foreign_frames"] > 0
+            assert backend.gets == 4
             assert counters(rig)["damaged_frames"] == 0
+            assert below(rig).entries == 20
             assert old.items() <= store.frames.items()
+        store.frames = dict(old)
 
 
 def test_what_nobody_here_can_decode_is_quarantined_in_a_store_of_our_own():

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from lmcache_core.api import Capability
 from lmcache_core.api.pins import OnMissing
+from lmcache_core.config import TierRules
 from lmcache_core.errors import CapacityError
 from lmcache_core.keys import Scope
 from lmcache_core.testing import DictBackend, DictConfig
@@ -38,6 +39,15 @@ def prompts(draw):
     if branch is not None:
         tokens = tokens[:branch] + [9000 + family * 7 + i for i in range(length - branch)]
     return tuple(tokens)
+
+
+def dict_spec(name):
+    """A dictionary as the store of a tier."""
+
+    def make(_config, context):
+        return DictBackend(DictConfig(), context)
+
+    return storage_spec(name, make, Capability.NONE)
 
 
 class CacheMachine(RuleBasedStateMachine):
@@ -82,7 +92,7 @@ class CacheMachine(RuleBasedStateMachine):
         scope=st.integers(0, 1),
         pin_id=st.sampled_from("abc"),
         on_missing=st.sampled_from([OnMissing.PARTIAL, OnMissing.RESERVE]),
-        location=st.integers(0, 1),
+        location=st.integers(0, 2),
     )
     def pin(self, tokens, scope, pin_id, on_missing, location):
         version = self.pinned[pin_id][2] + 1 if pin_id in self.pinned else self.next_version()
@@ -110,7 +120,7 @@ class CacheMachine(RuleBasedStateMachine):
         held = self.rig.engine.tiers.pins.report(pin_id).tokens_pinned
         assert self.rig.engine.tiers.pins.unpin(pin_id, version) == held
 
-    @rule(force=st.booleans(), location=st.integers(0, 1))
+    @rule(force=st.booleans(), location=st.integers(0, 2))
     def clear(self, force, location):
         tiers = self.rig.engine.tiers
         name = tiers.locations[location % len(tiers.locations)]
@@ -195,10 +205,7 @@ class TwoTierMachine(CacheMachine):
 
     @staticmethod
     def make_rig():
-        def make(_config, context):
-            return DictBackend(DictConfig(), context)
-
-        spec = storage_spec("dict", make, Capability.NONE)
+        spec = dict_spec("dict")
         return Rig(chunks=6, staging_chunks=2, block_bytes=4096, storage=[spec], storage_chunks=5)
 
     @invariant()
@@ -206,15 +213,17 @@ class TwoTierMachine(CacheMachine):
         # Waiting for both threads makes every run of one seed the same.
         settle_reads(self.rig)
         settle(self.rig)
-        tier = self.rig.engine.tiers.storage[0]
-        frames = tier._backend._store.frames
-        sizes = {key: tier.residents.size(key) for key in tier.residents}
-        assert sizes == {key: len(frame) for key, frame in frames.items()}
-        assert sum(sizes.values()) == tier.residents.used_bytes <= tier.residents.capacity_bytes
-        assert tier.counters["damaged_frames"] == tier.counters["read_failures"] == 0
-        assert self.rig.engine._storer._write_through_bytes == 0
-        taken = tier.residents.pinned_bytes + tier.residents.reserved_bytes
-        assert taken <= tier.residents.capacity_bytes * 4 // 5
+        tiers = self.rig.engine.tiers
+        assert tiers.lowering.waiting_bytes == tiers.memory._demoting_bytes == 0
+        for tier in tiers.storage:
+            frames = tier._backend._store.frames
+            sizes = {key: tier.residents.size(key) for key in tier.residents}
+            assert sizes == {key: len(frame) for key, frame in frames.items()}
+            assert sum(sizes.values()) == tier.residents.used_bytes
+            assert tier.residents.used_bytes <= tier.residents.capacity_bytes
+            assert tier.counters["damaged_frames"] == tier.counters["read_failures"] == 0
+            taken = tier.residents.pinned_bytes + tier.residents.reserved_bytes
+            assert taken <= tier.residents.capacity_bytes * 4 // 5
 
 
 class HybridMachine(TwoTierMachine):
@@ -222,10 +231,7 @@ class HybridMachine(TwoTierMachine):
 
     @staticmethod
     def make_rig():
-        def make(_config, context):
-            return DictBackend(DictConfig(), context)
-
-        spec = storage_spec("dict", make, Capability.NONE)
+        spec = dict_spec("dict")
         groups = windows((4, None), (2, 7), (8, 12), token_bytes=512)
         return HybridRig(
             chunks=6, staging_chunks=2, groups=groups, storage=[spec], storage_chunks=5
@@ -245,15 +251,46 @@ class HybridMachine(TwoTierMachine):
             self.served[scope].add(tokens)
 
 
+class HierarchyMachine(TwoTierMachine):
+    """Three tiers, each given what the one above evicts, and a staging part that is short."""
+
+    @staticmethod
+    def make_rig():
+        back = {"rules": TierRules(write="back", promote=False)}
+        return Rig(
+            chunks=5,
+            staging_chunks=4,
+            block_bytes=4096,
+            storage=[dict_spec("near"), dict_spec("far")],
+            storage_chunks=4,
+            tier_fields={"near": back, "far": back},
+        )
+
+
+class MixedHierarchyMachine(HybridMachine):
+    """Windows, serdes, reuse and both ways of writing, in three tiers."""
+
+    @staticmethod
+    def make_rig():
+        near = {"rules": TierRules(min_reuse=2), **chain("zlib")}
+        far = {"rules": TierRules(write="back", promote=False), **chain("zlib", "signed")}
+        return HybridRig(
+            chunks=5,
+            staging_chunks=4,
+            groups=windows((4, None), (2, 7), (8, 12), token_bytes=512),
+            offers=[ZLIB, SIGNED],
+            storage=[dict_spec("near"), dict_spec("far")],
+            storage_chunks=2,
+            tier_fields={"near": near, "far": far},
+        )
+
+
 class EncodedMachine(HybridMachine):
     """The same, and the store has frames that two serdes have encoded."""
 
     @staticmethod
     def make_rig():
-        def make(_config, context):
-            return DictBackend(DictConfig(), context)
-
-        spec = storage_spec("dict", make, Capability.NONE)
+        spec = dict_spec("dict")
         return HybridRig(
             chunks=6,
             staging_chunks=2,
@@ -265,7 +302,15 @@ class EncodedMachine(HybridMachine):
         )
 
 
-for machine in (CacheMachine, TwoTierMachine, HybridMachine, EncodedMachine):
+MACHINES = (
+    CacheMachine,
+    TwoTierMachine,
+    HybridMachine,
+    EncodedMachine,
+    HierarchyMachine,
+    MixedHierarchyMachine,
+)
+for machine in MACHINES:
     machine.TestCase.settings = settings(
         max_examples=int(os.environ.get("TEST_EXAMPLES", "40")),
         stateful_step_count=30,
@@ -276,5 +321,7 @@ TestCacheMachine = CacheMachine.TestCase
 TestTwoTierMachine = TwoTierMachine.TestCase
 TestHybridMachine = HybridMachine.TestCase
 TestEncodedMachine = EncodedMachine.TestCase
+TestHierarchyMachine = HierarchyMachine.TestCase
+TestMixedHierarchyMachine = MixedHierarchyMachine.TestCase
 
 assert CHUNK_TOKENS == 16, "the prompt lengths above are chosen around the chunk"

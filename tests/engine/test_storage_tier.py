@@ -31,20 +31,20 @@ def flood(rig, chunks=20, base=50_000):
 
 
 def settle(rig):
-    """Wait until everything written so far is below."""
-    done = threading.Event()
-    tier = rig.engine.tiers.storage[0]
-    assert tier._writes.submit(done.set)
-    assert done.wait(10)
+    """Wait until everything written so far is below, and what had to go for it further down."""
+    for tier in rig.engine.tiers.storage:
+        done = threading.Event()
+        assert tier._writes.submit(done.set)
+        assert done.wait(10)
 
 
 def settle_reads(rig):
-    """Wait until everything asked of the store so far has been answered."""
-    met = threading.Barrier(storage_tier.READERS + 1)
-    tier = rig.engine.tiers.storage[0]
-    for _ in range(storage_tier.READERS):
-        assert tier._reads.submit(met.wait)
-    met.wait(10)
+    """Wait until everything asked of the stores so far has been answered."""
+    for tier in rig.engine.tiers.storage:
+        met = threading.Barrier(storage_tier.READERS + 1)
+        for _ in range(storage_tier.READERS):
+            assert tier._reads.submit(met.wait)
+        met.wait(10)
 
 
 class Watched(DictBackend):
