@@ -81,7 +81,7 @@ class Storer:
                 self._counters["stored_tokens"] += entry.tokens
         # The first chunk first: where a slow store takes no more, what it has
         # must be a prefix, or nobody ever finds it.
-        for entry in job.entries if ok else ():
+        for entry in job.entries if ok and self._tiers.storage else ():
             if not entry.dropped:
                 self._tiers.lowering.stored(entry)
 
