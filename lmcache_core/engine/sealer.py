@@ -55,20 +55,17 @@ class Sealer:
 
     Args:
         tier: The tier's name, for the thread's.
-        seal: Writes headers.
     """
 
-    def __init__(self, tier: str, seal: FrameSeal) -> None:
-        self._seal = seal
+    def __init__(self, tier: str) -> None:
         self._workers = Workers(f"lmcache-{tier}-seal")
 
     def start(self) -> None:
         """Start the thread."""
         self._workers.start()
 
-    def ahead(self, entry: Entry, frame: memoryview, namespace: bytes) -> Sealing:
+    def ahead(self, sealing: Sealing) -> None:
         """Seal a frame when there is time; who needs it first seals it himself."""
-        sealing = Sealing(self._seal, entry, frame, namespace)
 
         def try_it() -> None:
             try:
@@ -77,7 +74,6 @@ class Sealer:
                 return  # Who writes it comes upon the same and says so.
 
         self._workers.submit(try_it)
-        return sealing
 
     def close(self) -> bool:
         """Stop the thread; False where it is still busy."""

@@ -24,7 +24,7 @@ from lmcache_core.engine.piece import Cover, Pieces, cut
 from lmcache_core.engine.reading import Read
 from lmcache_core.engine.recovery import Recovery
 from lmcache_core.engine.residents import Residents
-from lmcache_core.engine.sealer import Sealer
+from lmcache_core.engine.sealer import Sealer, Sealing
 from lmcache_core.engine.tier_asker import TierAsker
 from lmcache_core.engine.tier_reader import Callback, TierReader
 from lmcache_core.engine.tier_writer import TierWriter
@@ -102,7 +102,7 @@ class StorageTier:
         self._calls = BackendCalls(name, backend, call_seconds)
         self._writes = Workers(f"lmcache-{name}-write")
         self._reads = Workers(f"lmcache-{name}-read", READERS)
-        self._sealer = Sealer(name, seal)
+        self._sealer = Sealer(name)
         self._writer = TierWriter(self._holdings, self._calls, form, self._writes, shared=shared)
         self._asker = TierAsker(self._holdings, self._calls, self._reads)
         self._reader = TierReader(
@@ -187,11 +187,11 @@ class StorageTier:
             self.wants(entry.key, len(frame)) and self._writes.running and self.breaker.allows()
         ):
             return False
-        sealing = self._sealer.ahead(entry, frame, self._seal.namespace)
-        if self._writer.write(sealing, done):
-            return True
-        sealing.end()
-        return False
+        sealing = Sealing(self._seal, entry, frame, self._seal.namespace)
+        if not self._writer.write(sealing, done):
+            return False
+        self._sealer.ahead(sealing)
+        return True
 
     def read(self, reads: Sequence[Read], done: Callback) -> bool:
         """Queue frames to be read and verified; the caller has asked the breaker.

@@ -118,11 +118,13 @@ class TierWriter:
         holdings = self._holdings
         entry, known, failure = sealing.entry, None, "put_failures"
         with holdings.lock:
-            if not self.wants(entry.key, len(sealing.frame)):
-                # Somebody else's write of it was queued before.
-                sealing.end()
+            wanted = self.wants(entry.key, len(sealing.frame))
+        if not wanted:
+            # Somebody else's write of it was queued before.
+            sealing.end()
+            with holdings.lock:
                 done()
-                return
+            return
         try:
             stored = self._form.outgoing(sealing)
             self._remove_poorer(entry, sealing.frame)

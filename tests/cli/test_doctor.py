@@ -107,6 +107,19 @@ def test_a_tier_without_its_plugin_is_wrong_and_told_what_there_is(tmp_path: Pat
     assert found["tier LocalCPUBackend"][0] == "ok"
 
 
+def test_a_serde_that_is_not_there_is_wrong_and_told_of_by_its_tier(tmp_path: Path) -> None:
+    path = tmp_path / "lmcache.yaml"
+    path.write_text(
+        "storage:\n  - {backend: LocalCPUBackend, max_size: 1}\n"
+        "  - {backend: LocalDiskBackend, path: /x, serde: nosuch}\n"
+    )
+    status, found = findings(LMCACHE_CONFIG_FILE=str(path))
+    assert status == 1
+    state, text = found["serde nosuch of tier LocalDiskBackend"]
+    assert state == "wrong"
+    assert "unknown serde 'nosuch'" in text
+
+
 def test_more_memory_than_there_is_is_wrong_with_both_numbers() -> None:
     status, found = findings(LMCACHE_MAX_LOCAL_CPU_SIZE="1000000")
     assert status == 1

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from lmcache_core.api import BackendContext, MemoryBackendSpec
 from lmcache_core.cli.doctor.finding import Finding
-from lmcache_core.config import EngineConfig, load_engine_config, plugin_section
+from lmcache_core.config import EngineConfig, SerdeConfig, load_engine_config, plugin_section
 from lmcache_core.config.controller import load_controller_config
 from lmcache_core.config.engine import DEFAULT_CONTROLLER_URL, GIB
 from lmcache_core.errors import ConfigError, LMCacheError
@@ -54,8 +54,20 @@ def _engine(config: EngineConfig) -> Iterator[Finding]:
                 yield Finding(what, "wrong", text)
         except LMCacheError as error:
             yield Finding(what, "wrong", _sentence(error))
+        for serde in tier.serdes:
+            yield _serde(registry, serde, tier.backend)
     if config.enable_controller:
         yield _controller(config.controller_url or DEFAULT_CONTROLLER_URL)
+
+
+def _serde(registry: PluginRegistry, serde: SerdeConfig, tier: str) -> Finding:
+    what = f"serde {serde.name} of tier {tier}"
+    try:
+        spec = registry.serde(serde.name)
+        plugin_section(spec.config, serde.options, f"serde {serde.name}")
+    except LMCacheError as error:
+        return Finding(what, "wrong", _sentence(error))
+    return Finding(what, "ok", spec.summary)
 
 
 def _try_memory(config: EngineConfig, spec: MemoryBackendSpec) -> str:
