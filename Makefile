@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	done)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test check bench gpu-test clean python
+.PHONY: help venv quickstart test check bench crash-test gpu-test clean python
 
 help: ## Show this.
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -25,6 +25,10 @@ check: python ## Run ruff, mypy and import-linter.
 
 bench: venv ## Run the benchmarks; BENCH_ARGS=... are passed on.
 	@.venv/bin/python -m benchmarks $(BENCH_ARGS)
+
+crash-test: venv ## Kill a process that works on a disk thousands of times; CRASH_ARGS=... are passed on.
+	@.venv/bin/python -m tests.disk.lives
+	@.venv/bin/python -m tests.disk.crash_run $(CRASH_ARGS)
 
 gpu-test: python ## Check the CUDA page mover byte by byte on this machine's GPU, and time it.
 	@REQUIRE_GPU=1 $(PYTHON) tools/run_tests.py tests/gpu

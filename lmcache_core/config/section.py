@@ -121,7 +121,8 @@ class EngineSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     local_disk: Annotated[
         str | None,
         Meta(
-            description="Folder of a `LocalDiskBackend` below the memory tier; `file://` is taken."
+            description="Folder of a `LocalDiskBackend` below the memory tier, or several by comma "
+            "on several disks; `file://` is taken."
         ),
     ] = None
     max_local_disk_size: Annotated[

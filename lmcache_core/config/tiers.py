@@ -95,16 +95,12 @@ def flat_tiers(section: EngineSection, given: Mapping[str, Given]) -> tuple[Tier
 
 
 def _disk_tier(path: str, size: float, given: Mapping[str, Given]) -> TierConfig:
-    if "," in path:
-        message = (
-            "local_disk names several folders; a disk tier is one folder, so join the disks below "
-            "the file system, or name one"
-        )
-        raise ConfigError(message, key="local_disk", source=given["local_disk"].origin)
     if not size:
         message = "local_disk has no size; give max_local_disk_size in GiB"
         raise ConfigError(message, key="max_local_disk_size", source=given["local_disk"].origin)
-    return TierConfig("LocalDiskBackend", int(size * GIB), {"path": path.removeprefix("file://")})
+    paths = [one.strip().removeprefix("file://") for one in path.split(",") if one.strip()]
+    options = {"path": paths if len(paths) > 1 else "".join(paths)}
+    return TierConfig("LocalDiskBackend", int(size * GIB), options)
 
 
 def _remote_tier(url: str, serde: str | None, given: Given) -> TierConfig:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from lmcache_core.api.frames import HEADER_BYTES
 from lmcache_core.engine.admission import Admission
 from lmcache_core.engine.entry import Carried
-from lmcache_core.engine.geometry import HEADER_BYTES, Geometry, slot_size
+from lmcache_core.engine.geometry import Geometry, slot_size
 from lmcache_core.engine.holdings import Known
 from lmcache_core.engine.memory_tier import MemoryTier
 from lmcache_core.engine.reading import Read

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 import xxhash
 
+from lmcache_core.api.frames import HEADER_BYTES
 from lmcache_core.engine.backend_calls import BackendCalls
 from lmcache_core.engine.encoding import Encoding
 from lmcache_core.engine.frame import ForeignFrameError, FrameSeal, check_payload
 from lmcache_core.engine.frame_header import FrameHeader
-from lmcache_core.engine.geometry import HEADER_BYTES, slot_size
+from lmcache_core.engine.geometry import slot_size
 from lmcache_core.engine.reading import Read, Verdict
 from lmcache_core.engine.sealer import Sealing
 from lmcache_core.engine.serde_chain import SerdeChain

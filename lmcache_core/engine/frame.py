@@ -11,9 +11,10 @@ import threading
 
 import xxhash
 
+from lmcache_core.api.frames import HEADER_BYTES
 from lmcache_core.engine.entry import Carried, Entry
 from lmcache_core.engine.frame_header import FrameHeader
-from lmcache_core.engine.geometry import HEADER_BYTES, Geometry
+from lmcache_core.engine.geometry import Geometry
 from lmcache_core.engine.pages import Pages
 from lmcache_core.errors import FrameError
 

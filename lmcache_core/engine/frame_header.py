@@ -39,19 +39,11 @@ import hashlib
 import struct
 from typing import NamedTuple
 
-import xxhash
-
+from lmcache_core.api.frames import REST_BYTES, FrameEnvelope
 from lmcache_core.engine.encoding import Encoding
-from lmcache_core.engine.geometry import HEADER_BYTES
 from lmcache_core.errors import FrameError
 
-MAGIC = b"LMCFRAM1"
-VERSION = 2
-_FIELDS = struct.Struct("<8sIIQQIHH32s32s32s16sQ")
-_CHECK = struct.Struct("<Q")
 _PAGES = struct.Struct("<I")
-_CHECK_AT = _FIELDS.size
-_REST_AT = _CHECK_AT + _CHECK.size
 
 
 class FrameHeader(NamedTuple):
@@ -107,30 +99,23 @@ class FrameHeader(NamedTuple):
         Raises:
             FrameError: The page map is too long for it.
         """
-        rest = bytearray(self._page_map())
         encoding = b"" if self.encoding is None else self.encoding.pack()
-        rest += encoding
-        room = HEADER_BYTES - _REST_AT
-        if len(rest) > room:
-            message = f"the page map takes {len(rest)} bytes of a header, which has {room}"
+        rest = self._page_map() + encoding
+        if len(rest) > REST_BYTES:
+            message = f"the page map takes {len(rest)} bytes of a header, which has {REST_BYTES}"
             raise FrameError(message)
-        fields = _FIELDS.pack(
-            MAGIC,
-            VERSION,
-            HEADER_BYTES,
-            self.raw_bytes,
-            self.stored_bytes,
-            self.tokens,
-            len(self.counts),
-            len(encoding),
-            self.key,
-            self.parent,
-            self.namespace,
-            self.frame_id,
-            self.payload_check,
-        )
-        rest += bytes(room - len(rest))
-        return fields + _CHECK.pack(_check(fields, rest)) + rest
+        return FrameEnvelope(
+            raw_bytes=self.raw_bytes,
+            stored_bytes=self.stored_bytes,
+            tokens=self.tokens,
+            groups=len(self.counts),
+            encoding_bytes=len(encoding),
+            key=self.key,
+            parent=self.parent,
+            namespace=self.namespace,
+            frame_id=self.frame_id,
+            payload_check=self.payload_check,
+        ).pack(rest)
 
     @classmethod
     def parse(cls, page: memoryview) -> FrameHeader:
@@ -139,19 +124,9 @@ class FrameHeader(NamedTuple):
         Raises:
             FrameError: It is none, of another version, or damaged.
         """
-        if len(page) < HEADER_BYTES:
-            raise FrameError(f"a header has {HEADER_BYTES} bytes, and there are {len(page)}")
-        magic, version, header_bytes, *fields = _FIELDS.unpack_from(page)
-        if magic != MAGIC or version != VERSION or header_bytes != HEADER_BYTES:
-            message = f"not a frame of version {VERSION}: magic {magic!r}, version {version}"
-            raise FrameError(message)
-        rest = bytes(page[_REST_AT:HEADER_BYTES])
-        (check,) = _CHECK.unpack_from(page, _CHECK_AT)
-        if check != _check(page[:_CHECK_AT], rest):
-            raise FrameError("the checksum of the header does not match")
-        raw, stored, tokens, groups, serde_bytes, key, parent, namespace, frame_id, *last = fields
+        envelope, rest = FrameEnvelope.parse(page)
         counts, pages, at = [], [], 0
-        for _ in range(groups):
+        for _ in range(envelope.groups):
             if at + _PAGES.size > len(rest):
                 raise FrameError("the page map is longer than the header")
             (count,) = _PAGES.unpack_from(rest, at)
@@ -163,18 +138,18 @@ class FrameHeader(NamedTuple):
             counts.append(count)
             pages.append(bits)
             at += nbytes
-        if serde_bytes > len(rest) - at:
+        if envelope.encoding_bytes > len(rest) - at:
             raise FrameError("the frame's serde chain is longer than its header")
-        text = rest[at : at + serde_bytes]
+        text = rest[at : at + envelope.encoding_bytes]
         return cls(
-            raw_bytes=raw,
-            stored_bytes=stored,
-            tokens=tokens,
-            key=key,
-            parent=parent,
-            namespace=namespace,
-            frame_id=frame_id,
-            payload_check=last[0],
+            raw_bytes=envelope.raw_bytes,
+            stored_bytes=envelope.stored_bytes,
+            tokens=envelope.tokens,
+            key=envelope.key,
+            parent=envelope.parent,
+            namespace=envelope.namespace,
+            frame_id=envelope.frame_id,
+            payload_check=envelope.payload_check,
             counts=tuple(counts),
             pages=tuple(pages),
             encoding=Encoding.parse(text) if text else None,
@@ -185,9 +160,3 @@ class FrameHeader(NamedTuple):
             _PAGES.pack(count) + bits.to_bytes(-(-count // 8), "little")
             for count, bits in zip(self.counts, self.pages, strict=True)
         )
-
-
-def _check(fields: bytes | memoryview, rest: bytes | bytearray) -> int:
-    digest = xxhash.xxh3_64(fields)
-    digest.update(rest)
-    return digest.intdigest()

@@ -6,11 +6,9 @@ import math
 from collections.abc import Sequence
 
 from lmcache_core.api.connector import NULL_BLOCK, KVGroup
+from lmcache_core.api.frames import HEADER_BYTES
 from lmcache_core.engine.pages import Pages
 from lmcache_core.errors import ConfigError
-
-HEADER_BYTES = 4096
-"""The header page that a slot begins with."""
 
 SLOT_ALIGNMENT = 4096
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from lmcache_core.api.frames import HEADER_BYTES
 from lmcache_core.engine.entry import Entry
-from lmcache_core.engine.geometry import HEADER_BYTES, slot_size
+from lmcache_core.engine.geometry import slot_size
 from lmcache_core.engine.piece import Piece, Pieces
 from lmcache_core.engine.reading import Read
 from lmcache_core.engine.request import Request

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from lmcache_core.api.connector import NULL_BLOCK, SlotCopy
+from lmcache_core.api.frames import HEADER_BYTES
 from lmcache_core.engine.entry import Entry
-from lmcache_core.engine.geometry import HEADER_BYTES, Geometry
+from lmcache_core.engine.geometry import Geometry
 
 
 def store_copies(

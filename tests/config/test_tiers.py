@@ -182,8 +182,9 @@ def test_a_disk_needs_a_size() -> None:
     assert "give max_local_disk_size" in refused(local_disk="/x")
 
 
-def test_a_disk_tier_is_one_folder() -> None:
-    assert "one folder" in refused(local_disk="/a,/b", max_local_disk_size=1)
+def test_a_disk_tier_may_have_several_folders() -> None:
+    config = resolve(local_disk="file:///a, /b,", max_local_disk_size=1).config
+    assert config.tiers[1].options == {"path": ["/a", "/b"]}
 
 
 def test_a_size_without_a_disk_is_a_notice() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lmcache_backend_local_disk.backend import LocalDiskBackend
+from lmcache_backend_local_disk.calls import SYSTEM, SystemCalls
 from lmcache_backend_local_disk.config import LocalDiskConfig
 from lmcache_core.api import BackendContext, Deadline, PutStatus
 from lmcache_core.keys import Key
@@ -23,13 +24,15 @@ class Disk:
     """One engine's backend, and the folder it keeps.
 
     Attributes:
-        path: The configured folder.
+        path: The configured folder, the first where there are several.
         backend: The backend, open.
     """
 
-    def __init__(self, path: Path, **options: Any) -> None:
-        self.path = path
-        self._options = options
+    def __init__(self, *paths: Path, calls: SystemCalls = SYSTEM, **options: Any) -> None:
+        self.path = paths[0]
+        self.calls = calls
+        given = [str(path) for path in paths]
+        self._options = {"path": given if len(given) > 1 else given[0], "scrub_rate": 0, **options}
         self.backend = self.make()
         self.backend.open()
 
@@ -39,8 +42,8 @@ class Disk:
         return self.path / "one"
 
     def make(self) -> LocalDiskBackend:
-        config = LocalDiskConfig(path=str(self.path), **self._options)
-        return LocalDiskBackend(config, BackendContext(instance_id="one", tier="LocalDiskBackend"))
+        context = BackendContext(instance_id="one", tier="LocalDiskBackend")
+        return LocalDiskBackend(LocalDiskConfig(**self._options), context, self.calls)
 
     def reopen(self) -> None:
         self.backend.close()
@@ -91,9 +94,12 @@ class Disk:
 
     def assert_exact(self) -> None:
         """What the backend says it holds is what the files take."""
+        self.assert_usage_exact()
+        assert self.aside() == []
+
+    def assert_usage_exact(self) -> None:
         files = self.files()
         assert self.backend.usage() == (sum(files.values()), len(files))
-        assert self.aside() == []
 
 
 @pytest.fixture
@@ -101,8 +107,8 @@ def make_disk(tmp_path: Path) -> Iterator[Callable[..., Disk]]:
     """Make disks; the kit closes them."""
     with ExitStack() as stack:
 
-        def make(path: Path = tmp_path, **options: Any) -> Disk:
-            disk = Disk(path, **options)
+        def make(*paths: Path, **options: Any) -> Disk:
+            disk = Disk(*(paths or (tmp_path,)), **options)
             stack.callback(disk.close)
             return disk
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,21 @@ CONTEXT = BackendContext(instance_id="kit", tier=SPEC.name)
 class DiskTests(StorageBackendTests):
     capabilities = SPEC.capabilities
     direct_io = True
+    durability = "none"
 
     def make(self, path: Path) -> StorageBackend:
-        return SPEC.load()(LocalDiskConfig(path=str(path), direct_io=self.direct_io), CONTEXT)
+        config = LocalDiskConfig(
+            path=str(path), direct_io=self.direct_io, durability=self.durability, scrub_rate=0
+        )
+        return SPEC.load()(config, CONTEXT)
 
     @pytest.fixture
-    def make_backend(self, tmp_path: Path) -> Callable[[], StorageBackend]:
-        return lambda: self.make(tmp_path)
+    def place(self, tmp_path: Path) -> Path:
+        return tmp_path
+
+    @pytest.fixture
+    def make_backend(self, place: Path) -> Callable[[], StorageBackend]:
+        return lambda: self.make(place)
 
     @pytest.fixture
     def make_bounded_backend(
@@ -42,8 +51,8 @@ class DiskTests(StorageBackendTests):
         return lambda: LocalDiskBackend(LocalDiskConfig(path=str(file)), CONTEXT)
 
     @pytest.fixture
-    def file_of(self, tmp_path: Path) -> Callable[[Key], Path]:
-        return lambda key: tmp_path / "kit" / "frames" / key.hex()[:2] / key.hex()
+    def file_of(self, place: Path) -> Callable[[Key], Path]:
+        return lambda key: place / "kit" / "frames" / key.hex()[:2] / key.hex()
 
     @pytest.fixture
     def peek(self, file_of: Callable[[Key], Path]) -> Callable[[Key], bytes | None]:
@@ -67,4 +76,13 @@ class TestDirect(DiskTests):
 
 
 class TestBuffered(DiskTests):
+    """Through the cache and synced, in memory where that can be, as syncs are slow on a disk."""
+
     direct_io = False
+    durability = "always"
+
+    @pytest.fixture
+    def place(self) -> Iterator[Path]:
+        memory = Path("/dev/shm")
+        with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
+            yield Path(name)

@@ -10,6 +10,7 @@ import pytest
 from lmcache_backend_local_disk import quarantine
 from lmcache_core.errors import BackendError
 from lmcache_core.testing.material import sample_frame, sample_key
+from tests.disk.calls_between import FailingCalls
 
 
 def test_a_vanished_file_is_a_miss_and_no_longer_counted(disk):
@@ -90,30 +91,21 @@ def test_without_room_in_quarantine_damaged_files_are_removed(make_disk):
     assert disk.get(1) is None
 
 
-def test_a_file_that_cannot_be_read_is_quarantined(disk, monkeypatch):
+def test_a_file_that_cannot_be_read_is_quarantined(make_disk):
+    disk = make_disk(calls=FailingCalls(0, errno.EIO, ("preadv",)))
     disk.put(1)
-    preadv = os.preadv
-
-    def fail(*arguments):
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(os, "preadv", fail)
+    disk.calls.nth = disk.calls.seen + 1
     assert disk.get(1) is None
-    monkeypatch.setattr(os, "preadv", preadv)
     assert disk.quarantined() == {sample_key(1).hex(): "it cannot be read: Input/output error"}
     disk.assert_exact()
 
 
-def test_what_the_process_lacks_is_no_files_fault(disk, monkeypatch):
+def test_what_the_process_lacks_is_no_files_fault(make_disk):
+    disk = make_disk(calls=FailingCalls(0, errno.EMFILE, ("open",)))
     disk.put(1)
-
-    def fail(*arguments, **options):
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", fail)
-        with pytest.raises(BackendError, match="Too many open files"):
-            disk.get(1)
+    disk.calls.nth = disk.calls.seen + 1
+    with pytest.raises(BackendError, match=r"Too many open files.*ulimit"):
+        disk.get(1)
     assert disk.get(1) == bytes(sample_frame(1, 8192))
 
 

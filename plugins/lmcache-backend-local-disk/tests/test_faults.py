@@ -3,138 +3,211 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import subprocess
 
 import pytest
 
-from lmcache_core.api import PutStatus
+from lmcache_core.api import Deadline, PutStatus
 from lmcache_core.errors import BackendError
 from lmcache_core.testing.material import sample_frame
+from tests.disk.calls_between import FailingCalls
 
-CALLS = ("open", "pwritev", "preadv", "ftruncate", "close", "rename", "unlink", "stat", "fstat")
-ERRORS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-SIZE = 8192 + 100
-"""So that the last page is written apart."""
+ERRORS = (
+    errno.EIO,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EINTR,
+    errno.ENODEV,
+)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FAULTS = (*ERRORS, "short")
+SIZE = 3 * 4096 + 100
+"""So that the last page is written apart, and what is before can be cut short."""
 
-
-class FailingCalls:
-    """Lets the Nth system call of those that change or read files fail."""
-
-    def __init__(self, patch, nth, code):
-        self.seen = 0
-        self.hit = None
-        for name in CALLS:
-            patch.setattr(os, name, self._wrap(name, getattr(os, name), nth, code))
-
-    def _wrap(self, name, real, nth, code):
-        def call(*arguments, **options):
-            self.seen += 1
-            if self.seen == nth:
-                self.hit = name
-                if name == "close":  # Linux has closed it when it says so.
-                    real(*arguments, **options)
-                raise OSError(code, os.strerror(code))
-            return real(*arguments, **options)
-
-        return call
+MOST_CALLS = 60
 
 
-@pytest.mark.parametrize("code", ERRORS, ids=errno.errorcode.get)
-def test_whichever_call_of_a_put_fails_nothing_is_half_there(disk, code):
+def fault_name(fault):
+    return fault if isinstance(fault, str) else errno.errorcode[fault]
+
+
+def said_by(do):
+    """What is done, or what was said of it."""
+    try:
+        return do(), None
+    except BackendError as error:
+        return None, str(error)
+
+
+def each_call(disk, fault, do):
+    """Do it again and again, each time with the next of its calls failing.
+
+    Yields the call that failed, what came of it and what was said.
+    """
+    calls = disk.calls
+    for nth in range(1, MOST_CALLS):
+        calls.nth, calls.fault, calls.hit = calls.seen + nth, fault, None
+        answer, said = said_by(do)
+        if calls.seen < calls.nth:
+            calls.nth = 0
+            return
+        calls.nth = 0
+        yield calls.hit, answer, said
+    pytest.fail(f"it makes more than {MOST_CALLS} calls")
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=fault_name)
+@pytest.mark.parametrize("durability", ["none", "always"])
+def test_whichever_call_of_a_put_fails_nothing_is_half_there(make_disk, fault, durability):
+    disk = make_disk(calls=FailingCalls(), durability=durability, min_free_space=1e-9)
     disk.put(1, SIZE)
-    list(disk.backend.scan())
+    disk.backend.usage()  # What is listed once, is.
     hit = set()
-    for nth in range(1, 40):
-        status, said = None, os.strerror(code)
-        with pytest.MonkeyPatch.context() as patch:
-            calls = FailingCalls(patch, nth, code)
-            try:
-                status = disk.put(2, SIZE)
-            except BackendError as error:
-                said = str(error)
-        assert os.strerror(code) in said
-        if calls.hit is None:
+    for call, status, said in each_call(disk, fault, lambda: disk.put(2, SIZE)):
+        hit.add(call)
+        if fault == "short":
             assert status is PutStatus.STORED
-            break
-        hit.add(calls.hit)
-        if status is not PutStatus.STORED:
-            full = code in (errno.ENOSPC, errno.EDQUOT)
-            assert status is (PutStatus.FULL if full else None)
-            assert not disk.file(2).exists()
-        files = disk.files()
-        assert disk.backend.usage() == (sum(files.values()), len(files))
+        elif fault in FULL and status is not PutStatus.STORED:
+            assert status is PutStatus.FULL
+        elif status is not PutStatus.STORED:
+            assert os.strerror(fault) in said
+        disk.assert_usage_exact()
+        assert (status is PutStatus.STORED) == disk.file(2).exists()
         assert disk.get(1, SIZE) == bytes(sample_frame(1, SIZE))
         assert disk.put(2, SIZE) in (PutStatus.STORED, PutStatus.PRESENT)
         assert disk.get(2, SIZE) == bytes(sample_frame(2, SIZE))
         assert disk.remove(2)
-    assert hit >= {"open", "pwritev", "ftruncate", "close", "rename"}
+    if fault == "short":
+        assert hit == {"pwritev", None}
+    else:
+        synced = {"fsync"} if durability == "always" else set()
+        assert hit >= {"open", "pwritev", "ftruncate", "close", "rename", "fstatvfs", *synced}
+    disk.reopen()
+    disk.assert_exact()
 
 
 @pytest.mark.parametrize("what", ["get", "stat", "remove", "quarantine"])
-@pytest.mark.parametrize("code", ERRORS, ids=errno.errorcode.get)
-def test_whichever_call_of_another_method_fails_it_is_said_and_accounted(disk, what, code):
-    for nth in range(1, 40):
-        disk.put(1, SIZE)
-        list(disk.backend.scan())
-        said = os.strerror(code)
-        with pytest.MonkeyPatch.context() as patch:
-            calls = FailingCalls(patch, nth, code)
-            try:
-                getattr(disk, what)(1, *([SIZE] if what == "get" else []))
-            except BackendError as error:
-                said = str(error)
-        assert os.strerror(code) in said
-        if calls.hit is None:
-            break
+@pytest.mark.parametrize("fault", FAULTS, ids=fault_name)
+def test_whichever_call_of_another_method_fails_it_is_said_and_accounted(make_disk, what, fault):
+    disk = make_disk(calls=FailingCalls())
+    arguments = [SIZE] if what == "get" else []
+    hit = set()
+
+    def do():
+        return getattr(disk, what)(1, *arguments)
+
+    disk.put(1, SIZE)
+    disk.backend.usage()
+    for call, answer, said in each_call(disk, fault, do):
+        hit.add(call)
+        if fault != "short":
+            assert said is None or os.strerror(fault) in said
+        elif what == "get":
+            assert answer == bytes(sample_frame(1, SIZE))
         disk.assert_exact()
         if disk.file(1).exists():
             assert disk.get(1, SIZE) == bytes(sample_frame(1, SIZE))
         else:
             assert disk.get(1, SIZE) is None
-    assert nth > 1
+        disk.put(1, SIZE)
+        for file in (disk.root / "quarantine").iterdir():
+            file.unlink()  # Or else each one that is left takes a call, the next time.
+    expected = {"get": "preadv", "stat": "lstat", "remove": "unlink", "quarantine": "rename"}
+    assert fault == "short" or expected[what] in hit
 
 
-@pytest.mark.parametrize("code", ERRORS, ids=errno.errorcode.get)
-def test_whichever_call_of_a_start_fails_the_next_start_works(disk, code):
+@pytest.mark.parametrize("fault", FAULTS, ids=fault_name)
+def test_whichever_call_of_a_start_fails_the_next_start_works(make_disk, fault):
+    disk = make_disk(durability="always")
     disk.put(1)
-    disk.backend.close()
+    disk.close()
     # Of the folders, which are made and listed alike, some are enough.
-    for nth in (*range(1, 24), *range(24, 700, 67)):
-        with pytest.MonkeyPatch.context() as patch:
-            calls = FailingCalls(patch, nth, code)
-            backend = disk.make()
-            try:
-                backend.open()
-                list(backend.scan())
-            except BackendError:
-                pass
-            backend.close()
-        if calls.hit is None:
+    for nth in (*range(1, 24), *range(24, 1600, 149)):
+        disk.calls = FailingCalls(nth, fault)
+        backend = disk.make()
+        said_by(lambda backend=backend: (backend.open(), list(backend.scan())))
+        backend.close()
+        if nth > disk.calls.seen:
             break
-    assert calls.hit is None
+    assert nth > disk.calls.seen, "every call of a start has failed"
+    disk.calls = FailingCalls()
     disk.reopen()
     disk.assert_exact()
     assert disk.get(1) == bytes(sample_frame(1, 8192))
 
 
-def test_a_short_write_goes_on_and_one_that_stops_is_an_error(disk, monkeypatch):
-    pwritev = os.pwritev
-    monkeypatch.setattr(os, "pwritev", lambda fd, views, at: pwritev(fd, [views[0][:4096]], at))
+def test_a_sync_that_fails_is_said(make_disk):
+    disk = make_disk(calls=FailingCalls(0, errno.EIO, ("syncfs",)))
+    disk.put(1)
+    disk.calls.nth = 1
+    with pytest.raises(BackendError, match=r"syncing frames .* Input/output error"):
+        disk.backend.sync(Deadline(30))
+    disk.backend.sync(Deadline(30))
+    assert disk.backend.counters["failures"] == 1
+    assert disk.backend.counters["syncs"] == 1
+
+
+def test_a_file_that_could_not_be_synced_is_not_tried_again_and_not_there(make_disk):
+    """The kernel says once that pages were lost, and takes them for written the next time."""
+    disk = make_disk(calls=FailingCalls(0, errno.EIO, ("fsync",)), durability="always")
+    disk.calls.nth = 1
+    with pytest.raises(BackendError, match="Input/output error"):
+        disk.put(1)
+    assert disk.calls.seen == 1
+    assert disk.stat(1) is None
+    disk.assert_exact()
     assert disk.put(1) is PutStatus.STORED
-    assert disk.get(1) == bytes(sample_frame(1, 8192))
-    monkeypatch.setattr(os, "pwritev", lambda *_: 0)
+
+
+def test_a_write_that_stops_is_an_error(make_disk):
+    disk = make_disk(calls=FailingCalls())
+    disk.calls.pwritev = lambda *_: 0
     with pytest.raises(BackendError, match="0 of 8192 bytes"):
         disk.put(2)
     disk.assert_exact()
 
 
-def test_a_short_read_goes_on(disk, monkeypatch):
-    disk.put(1)
-    preadv = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda fd, views, at: preadv(fd, [views[0][:4096]], at))
-    assert disk.get(1) == bytes(sample_frame(1, 8192))
+def test_a_state_is_told_once_when_it_begins_and_once_when_it_ends(make_disk, caplog):
+    caplog.set_level("INFO")
+    calls = FailingCalls(1, errno.EROFS, ("pwritev",), lasting=True)
+    calls.nth = 0
+    disk = make_disk(calls=calls)
+    calls.nth = calls.seen + 1
+    for number in itertools.repeat(1, 3):
+        with pytest.raises(BackendError, match="has become read-only"):
+            disk.put(number)
+    assert caplog.text.count("disk.failing") == 1
+    (state,) = disk.backend._disks
+    assert "read-only" in state.health.reason
+    calls.nth = 0
+    assert disk.put(1) is PutStatus.STORED
+    assert caplog.text.count("disk.works_again") == 1
+    calls.nth, calls.fault = calls.seen + 1, errno.ENOSPC
+    assert [disk.put(number) for number in (2, 3)] == [PutStatus.FULL] * 2
+    assert caplog.text.count("disk.full") == 1
+    assert state.health.full
+    calls.nth = 0
+    assert disk.put(2) is PutStatus.STORED
+    assert caplog.text.count("disk.has_room") == 1
+    assert disk.backend.counters["full"] == 2
+    assert disk.backend.counters["failures"] == 3
+
+
+def test_room_is_left_free_on_the_file_system(make_disk, small_file_system):
+    disk = make_disk(small_file_system(2 << 20), min_free_space=1 / 1024)
+    statuses = [disk.put(number, 1 << 17) for number in range(16)]
+    kept = statuses.count(PutStatus.STORED)
+    assert 4 < kept < 8
+    assert statuses == [PutStatus.STORED] * kept + [PutStatus.FULL] * (16 - kept)
+    status = os.statvfs(disk.path)
+    assert status.f_bavail * status.f_frsize >= 1 << 20
+    disk.remove(0)
+    assert disk.put(100, 1 << 17) is PutStatus.STORED
 
 
 @pytest.mark.parametrize("direct_io", [True, False])

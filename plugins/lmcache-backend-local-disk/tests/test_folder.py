@@ -10,6 +10,8 @@ import sys
 import pytest
 
 from lmcache_backend_local_disk import frame_file
+from lmcache_backend_local_disk.calls import SYSTEM
+from lmcache_backend_local_disk.identity import Identity
 from lmcache_backend_local_disk.names import instance_folder
 from lmcache_core.api import BackendContext
 from lmcache_core.errors import BackendError
@@ -47,10 +49,12 @@ def test_two_engines_never_own_one_folder(disk):
 
 def test_a_start_that_fails_leaves_the_folder_to_others(disk):
     disk.backend.close()
-    (disk.root / "store").write_text("lmcache-disk 2 some-name\n")
+    later = Identity(2, "some-name").pack()
+    (disk.root / "store").write_bytes(later)
     other = disk.make()
     with pytest.raises(BackendError, match="format 2"):
         other.open()
+    assert (disk.root / "store").read_bytes() == later
     (disk.root / "store").unlink()
     disk.reopen()
 
@@ -117,8 +121,10 @@ def test_a_scan_tells_what_was_used_longest_ago_first(disk):
     order = [5, 3, 9, 1, 7]
     for age, number in enumerate(order):
         disk.put(number)
-        os.utime(disk.file(number), ns=(1000 + age, 1000 + age))
-    os.utime(disk.file(3), ns=(9999, 1001))  # read since
+        os.utime(disk.file(number), ns=(1000 * age, 1000 * age))
+    os.utime(disk.file(3), ns=(999_000, 1000))  # read since
+    disk.close()
+    (disk.root / "index").unlink()
     disk.reopen()
     told = [key for key, _ in disk.backend.scan()]
     assert told == [sample_key(number) for number in (5, 9, 1, 7, 3)]
@@ -130,7 +136,7 @@ def test_where_direct_io_is_refused_files_go_through_the_cache(make_disk, monkey
     def refuse(self, folder, name, frame):
         if self.direct:
             raise OSError(errno.EINVAL, "Invalid argument")
-        write(self, folder, name, frame)
+        return write(self, folder, name, frame)
 
     monkeypatch.setattr(frame_file.FrameFiles, "write", refuse)
     disk = make_disk()
@@ -140,7 +146,8 @@ def test_where_direct_io_is_refused_files_go_through_the_cache(make_disk, monkey
 
 
 def test_files_are_written_past_the_page_cache_where_that_works(disk, make_disk, tmp_path):
-    assert disk.backend._files.direct == frame_file.direct_io_works(
-        disk.backend._folder.root, "aside/asked"
-    )
-    assert not make_disk(tmp_path / "other", direct_io=False).backend._files.direct
+    (one,) = disk.backend._disks
+    files = frame_file.FrameFiles(SYSTEM, direct=True)
+    assert one.direct == files.direct_io_works(one.folder.root, "aside/asked")
+    (other,) = make_disk(tmp_path / "other", direct_io=False).backend._disks
+    assert not other.direct

@@ -2,75 +2,67 @@
 
 from __future__ import annotations
 
-import random
+import json
 import subprocess
 import sys
 
 import pytest
 
-from lmcache_core.testing.material import sample_frame
+from lmcache_core.api import Deadline
+from lmcache_core.testing.material import sample_key
+from tests.disk.crash_run import Oracle
+from tests.disk.frames import frame_bytes
 
-KILLS = 30
-SIZE = (64 << 10) + 100
-
-CHILD = """
-import random, sys
-from lmcache_backend_local_disk.backend import LocalDiskBackend
-from lmcache_backend_local_disk.config import LocalDiskConfig
-from lmcache_core.api import BackendContext, Deadline
-from lmcache_core.testing.material import sample_frame, sample_key
-path, seed, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-backend = LocalDiskBackend(LocalDiskConfig(path=path), BackendContext(instance_id="one", tier="t"))
-backend.open()
-rng = random.Random(seed)
-while True:
-    number = rng.randrange(40)
-    what = rng.choice(("put", "put", "put", "remove", "quarantine"))
-    print("begun", what, number, flush=True)
-    if what == "put":
-        backend.put([sample_key(number)], [sample_frame(number, size)], Deadline(30))
-    elif what == "remove":
-        backend.remove([sample_key(number)], Deadline(30))
-    else:
-        backend.quarantine([sample_key(number)], ["a test"], Deadline(30))
-    print("done", what, number, flush=True)
-"""
+KILLS = 50
 
 
 @pytest.mark.slow
-def test_after_every_kill_what_was_done_is_done_and_nothing_is_half_done(disk):
-    there = set()
-    rng = random.Random(1)
-    for seed in range(KILLS):
-        disk.close()
-        child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(disk.path), str(seed), str(SIZE)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            lines = [child.stdout.readline() for _ in range(rng.randrange(1, 60))]
-        finally:
-            child.kill()
-        with child.stdout as told:
-            lines += told
-        child.wait(30)
-        begun = None
-        for line in lines:
-            if not line.endswith("\n"):
-                continue
-            state, what, number = line.split()
-            if state == "begun":
-                begun = int(number)
-            else:
-                begun = None
-                (there.add if what == "put" else there.discard)(int(number))
-        disk.reopen()
-        held = {number for number in range(40) if disk.stat(number) is not None}
-        # What was under way may be done or not.
-        assert held ^ there <= {begun}, seed
-        there = held
-        for number in held:
-            assert disk.get(number, SIZE) == bytes(sample_frame(number, SIZE)), seed
-        disk.assert_exact()
-        assert len(disk.files()) == len(held)
+def test_after_every_kill_what_was_done_is_done_and_nothing_is_half_done(record_property):
+    command = [sys.executable, "-m", "tests.disk.crash_run", "--kills", str(KILLS), "--json"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert run.returncode == 0, run.stderr
+    figures = json.loads(run.stdout)
+    assert figures["kills"] >= KILLS
+    assert figures["places"] >= 25
+    assert figures["places_killed_at"] >= 20, figures["not_killed_at"]
+    assert figures["random"] >= 10
+    record_property("seed", figures["seed"])
+
+
+@pytest.fixture
+def one_frame(make_disk):
+    """A disk with one frame, and an oracle that has heard of it."""
+    disk = make_disk(direct_io=False)
+    disk.backend.put([sample_key(1)], [memoryview(frame_bytes(1))], Deadline(30))
+    oracle = Oracle()
+    oracle.heard(["begun put 1", "done put 1", "begun remove 2"])
+    return disk, lambda: " ".join(oracle.faults(disk.path, disk.backend))
+
+
+def test_the_oracle_has_nothing_to_say_of_what_is_right(one_frame):
+    disk, faults = one_frame
+    assert faults() == ""
+    disk.reopen()
+    assert faults() == ""
+
+
+def plant_behind_its_back(disk):
+    disk.backend.usage()
+    disk.file(2).write_bytes(frame_bytes(2))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (lambda disk: disk.file(1).unlink(), "frame 1 is gone"),
+        (lambda disk: disk.file(1).write_bytes(frame_bytes(1)[:-1]), "is damaged: frame of"),
+        (lambda disk: disk.file(1).write_bytes(frame_bytes(1)[:-1] + b"?"), "not what was written"),
+        (lambda disk: disk.put(3), "frame 3 is there"),
+        (lambda disk: (disk.root / "aside" / "left").touch(), "not finished"),
+        (plant_behind_its_back, "accounted for"),
+    ],
+)
+def test_the_oracle_sees_what_is_wrong(one_frame, spoil, fault):
+    disk, faults = one_frame
+    spoil(disk)
+    assert fault in faults()

@@ -20,7 +20,9 @@ NAME = "LocalDiskBackend"
 def test_the_registry_finds_the_backend():
     spec = PluginRegistry.discover().backend(NAME)
     assert isinstance(spec, StorageBackendSpec)
-    assert spec.capabilities == Capability.DURABLE | Capability.SCAN | Capability.USAGE
+    assert spec.capabilities == (
+        Capability.DURABLE | Capability.SYNC | Capability.SCAN | Capability.USAGE
+    )
     assert spec.config is LocalDiskConfig
 
 
@@ -52,6 +54,10 @@ def test_the_flat_keys_name_this_backend_and_its_section():
     [
         ({}, "path"),
         ({"path": ""}, "path"),
+        ({"path": []}, "path"),
+        ({"path": ["/x", ""]}, "path"),
+        ({"path": "/x", "durability": "sometimes"}, "durability"),
+        ({"path": "/x", "sync_interval": 0}, "sync_interval"),
         ({"path": "/x", "quarantine_size": -1}, "quarantine_size"),
         ({"path": "/x", "max_sise": 1}, "max_sise"),
     ],

@@ -25,6 +25,8 @@ from lmcache_core.testing.material import aligned_buffer, sample_frame, sample_k
 NUMBERS = st.integers(0, 5)
 SIZES = st.sampled_from((1, 100, 4096, 5000, 8192))
 LARGEST = 8192
+MEMORY = Path("/dev/shm")
+"""Where folders are made sooner than on a disk."""
 
 
 class DiskMachine(RuleBasedStateMachine):
@@ -32,7 +34,9 @@ class DiskMachine(RuleBasedStateMachine):
 
     def __init__(self, make_disk: Callable[[Path], Any]) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="lmcache-disk-"))
+        self.folder = Path(
+            tempfile.mkdtemp(prefix="lmcache-disk-", dir=MEMORY if MEMORY.is_dir() else None)
+        )
         self.disk = make_disk(self.folder)
         self.model: dict[int, bytes] = {}
 
@@ -113,5 +117,5 @@ class DiskMachine(RuleBasedStateMachine):
 def test_the_backend_agrees_with_the_model(make_disk: Callable[[Path], Any]) -> None:
     run_state_machine_as_test(
         lambda: DiskMachine(make_disk),
-        settings=settings(max_examples=15, stateful_step_count=25, deadline=None),
+        settings=settings(max_examples=10, stateful_step_count=25, deadline=None),
     )

@@ -1,21 +1,25 @@
-"""``LocalDiskBackend``: one file a frame, in a folder that one engine owns."""
+"""``LocalDiskBackend``: frames in files of one folder, or of several on several disks."""
 
 from __future__ import annotations
 
-import errno
 import heapq
-import itertools
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import repeat
+from operator import itemgetter
 from pathlib import Path
+from typing import TypeVar
 
+from lmcache_backend_local_disk.calls import SYSTEM, SystemCalls
 from lmcache_backend_local_disk.config import LocalDiskConfig
-from lmcache_backend_local_disk.folder import ASIDE, Folder, is_there
-from lmcache_backend_local_disk.frame_file import FULL, FrameFiles, remove_if_there
-from lmcache_backend_local_disk.names import SHARDS, instance_folder
-from lmcache_backend_local_disk.quarantine import Quarantine
-from lmcache_backend_local_disk.shard import Shard
+from lmcache_backend_local_disk.counters import Counters
+from lmcache_backend_local_disk.disk import Disk
+from lmcache_backend_local_disk.disks import Disks
+from lmcache_backend_local_disk.faults import UNREADABLE
+from lmcache_backend_local_disk.names import instance_folder
+from lmcache_backend_local_disk.routine import Routine
+from lmcache_backend_local_disk.scrub import Scrub
+from lmcache_backend_local_disk.shard import length_of
 from lmcache_core.api import (
     BackendContext,
     Deadline,
@@ -23,65 +27,87 @@ from lmcache_core.api import (
     StorageBackend,
     StoreUsage,
 )
-from lmcache_core.errors import BackendError
 from lmcache_core.keys import Key
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
 
-GIB = 1 << 30
+SNAPSHOT_SECONDS = 600.0
+"""Between two snapshots of the index, so that a killed process leaves one."""
 
-UNREADABLE = frozenset({errno.EIO, errno.ELOOP, errno.EISDIR, errno.EBADMSG, errno.EUCLEAN})
-"""What one file's own damage looks like; anything else is the disk's or the process's."""
+SCRUB_AFTER_SECONDS = 300.0
+"""A start has better things to do than to verify what nobody has asked for."""
+
+MIB = 1 << 20
+
+DONE = (PutStatus.STORED, PutStatus.PRESENT)
+
+Answer = TypeVar("Answer")
 
 
 class LocalDiskBackend(StorageBackend):
-    """Keeps each frame in a file of its own.
+    """Keeps frames in files, and finds them again after a restart.
 
-    A file is written aside and renamed, so that under its name there is a
-    whole frame or nothing. What is there is known from the files alone: there
-    is no index file that could be wrong.
+    Which disk a frame goes to, its key says; where that one is full or fails,
+    the next. A frame is found on whichever it is.
 
     Args:
         config: Its section.
-        context: Where it is used; the instance's id names the folder.
+        context: Where it is used; the instance's id names the folders.
+        calls: The system's calls; others in tests.
     """
 
-    def __init__(self, config: LocalDiskConfig, context: BackendContext) -> None:
-        path = Path(config.path).expanduser() / instance_folder(context.instance_id)
-        self._folder = Folder(path.absolute())
-        self._files = FrameFiles(direct=config.direct_io)
-        self._quarantine = Quarantine(self._folder, int(config.quarantine_size * GIB))
-        self._shards = [
-            Shard(self._folder, number, self._quarantine) for number in range(len(SHARDS))
-        ]
-        self._serial = itertools.count()
+    def __init__(
+        self, config: LocalDiskConfig, context: BackendContext, calls: SystemCalls = SYSTEM
+    ) -> None:
+        self._config = config
+        self._calls = calls
+        self._counters = Counters()
+        name = instance_folder(context.instance_id)
+        paths = [(Path(path).expanduser() / name).absolute() for path in config.paths]
+        self._disks = Disks(
+            [Disk(path, config, calls, self._counters) for path in dict.fromkeys(paths)],
+            self._counters,
+        )
+        self._routines: list[Routine] = []
 
     @property
     def store_id(self) -> str:
-        """The name that the folder was given when it was made."""
-        return self._folder.store_id
+        """The names that the folders were given when they were made."""
+        return "+".join(sorted(disk.folder.store_id for disk in self._disks))
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What has happened since it was made, by name."""
+        return self._counters.totals
 
     def open(self) -> None:
-        """Own the folder and see that it can be written.
+        """Own the folders and see that they can be written.
 
         Raises:
-            BackendError: It cannot be used; the message says what to do.
+            BackendError: None of them can be used; the message says what to do.
         """
-        self._folder.open()
-        try:
-            works = self._folder.direct_io_works()
-        except BackendError:
-            self._folder.close()
-            raise
-        if self._files.direct and not works:
-            self._files.direct = False
-            log.warning("disk.direct_io_unavailable", path=str(self._folder.path))
-        log.info("disk.opened", path=str(self._folder.path), direct_io=self._files.direct)
+        self._disks.open()
+        self._routines.append(
+            Routine("lmcache-disk-index", self._write_snapshots, SNAPSHOT_SECONDS)
+        )
+        if self._config.durability == "interval":
+            interval = self._config.sync_interval
+            self._routines.append(Routine("lmcache-disk-sync", self._sync_now, interval))
+        if self._config.scrub_rate:
+            rate = self._config.scrub_rate * MIB
+            scrub = Scrub(self._disks, rate, self._calls, self._counters)
+            self._routines.append(Routine("lmcache-disk-scrub", scrub.step, SCRUB_AFTER_SECONDS))
+        for routine in self._routines:
+            routine.start()
 
     def close(self) -> None:
-        """Let another engine have the folder; idempotent."""
-        self._folder.close()
+        """Let other engines have the folders; idempotent."""
+        for routine in self._routines:
+            routine.close()
+        self._routines.clear()
+        for disk in self._disks:
+            disk.close()
 
     def stat(self, keys: Sequence[Key], deadline: Deadline) -> list[int | None]:
         """Tell the length of each file as it is now.
@@ -89,7 +115,8 @@ class LocalDiskBackend(StorageBackend):
         Raises:
             BackendError: The folder does not answer.
         """
-        return [self._stat(key, deadline) for key in keys]
+        what = "looking for a frame"
+        return [self._ask(what, key, deadline, Disk.stat, None) for key in keys]
 
     def put(
         self, keys: Sequence[Key], frames: Sequence[memoryview], deadline: Deadline
@@ -97,10 +124,27 @@ class LocalDiskBackend(StorageBackend):
         """Write each frame aside, then give it its name.
 
         Raises:
-            BackendError: The disk does not take it, for another reason than
-                that it is full.
+            BackendError: The disks do not take it, for another reason than
+                that they are full.
         """
-        return [self._put(key, frame, deadline) for key, frame in zip(keys, frames, strict=True)]
+        statuses = [PutStatus.FAILED] * len(keys)
+        choices = [self._disks.choices(key) for key in keys]
+        left = list(range(len(keys)))
+        # All frames on the first choice of each, those that are left on the second, and so on.
+        for rank in range(len(self._disks)):
+            self._counters.add("put_elsewhere", len(left) if rank else 0)
+            for disk in self._disks:
+                here = [index for index in left if choices[index][rank] is disk]
+                if here and self._disks.may_ask(disk):
+                    outcomes = disk.put(
+                        [keys[index] for index in here], [frames[index] for index in here], deadline
+                    )
+                    for index, outcome in zip(here, outcomes, strict=True):
+                        statuses[index] = self._disks.put_status(disk, outcome)
+            left = [index for index in left if statuses[index] not in DONE]
+            if not left:
+                break
+        return statuses
 
     def get(
         self, keys: Sequence[Key], buffers: Sequence[memoryview], deadline: Deadline
@@ -110,7 +154,11 @@ class LocalDiskBackend(StorageBackend):
         Raises:
             BackendError: The disk does not answer.
         """
-        return [self._get(key, buffer, deadline) for key, buffer in zip(keys, buffers, strict=True)]
+        what = "reading a frame"
+        return [
+            self._ask(what, key, deadline, partial(_read, buffer=buffer), None)
+            for key, buffer in zip(keys, buffers, strict=True)
+        ]
 
     def remove(self, keys: Sequence[Key], deadline: Deadline) -> list[bool]:
         """Remove each file.
@@ -118,7 +166,8 @@ class LocalDiskBackend(StorageBackend):
         Raises:
             BackendError: The disk does not let us.
         """
-        return [self._remove(key, deadline) for key in keys]
+        what = "removing a frame"
+        return [self._ask(what, key, deadline, Disk.remove, otherwise=True) for key in keys]
 
     def quarantine(
         self, keys: Sequence[Key], reasons: Sequence[str], deadline: Deadline
@@ -128,14 +177,24 @@ class LocalDiskBackend(StorageBackend):
         Raises:
             BackendError: The disk does not let us.
         """
-        taken = []
-        for key, reason in zip(keys, reasons, strict=True):
-            deadline.check("quarantining a frame")
+        what = "quarantining a frame"
+        return [
+            self._ask(what, key, deadline, partial(Disk.quarantine, reason=reason), otherwise=True)
+            for key, reason in zip(keys, reasons, strict=True)
+        ]
+
+    def sync(self, deadline: Deadline) -> None:
+        """Return once all that was put survives a loss of power.
+
+        Raises:
+            BackendError: A disk does not say so.
+        """
+        for disk in self._disks:
+            deadline.check("syncing a disk")
             try:
-                taken.append(self._set_aside(key, reason))
+                disk.sync()
             except OSError as error:
-                raise self._failed("quarantining a frame", error) from error
-        return taken
+                raise self._disks.failed(disk, "syncing frames", error) from error
 
     def scan(self) -> Iterator[tuple[Key, int]]:
         """Yield every frame, those used longest ago first.
@@ -143,12 +202,22 @@ class LocalDiskBackend(StorageBackend):
         Raises:
             BackendError: The folder cannot be listed.
         """
-        try:
-            found = [shard.found() for shard in self._shards]
-        except OSError as error:
-            raise self._failed("listing frames", error) from error
-        for _, key, nbytes in heapq.merge(*found):
-            yield key, nbytes
+        streams = []
+        for disk in self._disks:
+            try:
+                found = disk.found()
+            except OSError as error:
+                self._disks.failed(disk, "listing frames", error)
+            else:
+                streams.append(zip(found, repeat(disk)))
+        if len(streams) == 1:
+            yield from ((key, length_of(use)) for (use, key), _ in streams[0])
+            return
+        for (use, key), disk in heapq.merge(*streams, key=itemgetter(0)):
+            if self._disks.home(key) is disk:
+                yield key, length_of(use)
+            else:  # It was put elsewhere while this disk was full or did not answer.
+                self._ask_disk(disk, "removing a frame", key, Disk.remove, otherwise=True)
 
     def usage(self) -> StoreUsage:
         """Tell what the files take, byte by byte, file systems' rounding aside.
@@ -157,126 +226,67 @@ class LocalDiskBackend(StorageBackend):
             BackendError: The folder cannot be listed.
         """
         used = frames = 0
-        for shard in self._shards:
+        for disk in self._disks:
             try:
-                with shard.lock:
-                    lengths = shard.lengths()
-                    used += sum(lengths.values())
-                    frames += len(lengths)
+                nbytes, count = disk.usage()
             except OSError as error:
-                raise self._failed("listing frames", error) from error
+                self._disks.failed(disk, "listing frames", error)
+            else:
+                used, frames = used + nbytes, frames + count
         return StoreUsage(used, frames)
 
-    def _stat(self, key: Key, deadline: Deadline) -> int | None:
-        deadline.check("looking for a frame")
-        shard = self._shards[key[0]]
-        try:
-            with shard.lock:
-                lengths = shard.lengths()
-                if key not in lengths:
-                    return None
-                try:
-                    status = os.stat(shard.path(key), dir_fd=self._folder.root)
-                except FileNotFoundError:
-                    del lengths[key]
-                    return None
-                lengths[key] = status.st_size
-                return status.st_size
-        except OSError as error:
-            raise self._failed("looking for a frame", error) from error
+    def _ask(
+        self,
+        what: str,
+        key: Key,
+        deadline: Deadline,
+        ask: Callable[[Disk, Key], Answer],
+        otherwise: Answer,
+    ) -> Answer:
+        """Ask the disk that has a frame; where it does not answer, the frame is lost."""
+        deadline.check(what)
+        disk = self._disks.home(key)
+        return otherwise if disk is None else self._ask_disk(disk, what, key, ask, otherwise)
 
-    def _put(self, key: Key, frame: memoryview, deadline: Deadline) -> PutStatus:
-        deadline.check("writing a frame")
-        shard = self._shards[key[0]]
-        try:
-            with shard.lock:
-                if key in shard.lengths():
-                    return PutStatus.PRESENT
+    def _ask_disk(
+        self,
+        disk: Disk,
+        what: str,
+        key: Key,
+        ask: Callable[[Disk, Key], Answer],
+        otherwise: Answer,
+    ) -> Answer:
+        if self._disks.may_ask(disk):
             try:
-                return self._write(shard, key, frame)
-            except FileNotFoundError:
-                self._folder.lay_out_again()
-                return self._write(shard, key, frame)
-        except OSError as error:
-            if error.errno in FULL:
-                return PutStatus.FULL
-            raise self._failed("writing a frame", error) from error
-
-    def _write(self, shard: Shard, key: Key, frame: memoryview) -> PutStatus:
-        root = self._folder.root
-        aside = f"{ASIDE}/{next(self._serial)}"
-        try:
-            self._files.write(root, aside, frame)
-            with shard.lock:
-                lengths = shard.lengths()
-                if key not in lengths:
-                    os.rename(aside, shard.path(key), src_dir_fd=root, dst_dir_fd=root)
-                    lengths[key] = frame.nbytes
-                    return PutStatus.STORED
-            remove_if_there(root, aside)
-        except BaseException:
-            with suppress(OSError):
-                remove_if_there(root, aside)
-            raise
-        return PutStatus.PRESENT
-
-    def _get(self, key: Key, buffer: memoryview, deadline: Deadline) -> int | None:
-        deadline.check("reading a frame")
-        shard = self._shards[key[0]]
-        try:
-            with shard.lock:
-                if key not in shard.lengths():
-                    return None
-            try:
-                return self._files.read(self._folder.root, shard.path(key), buffer)
-            except FileNotFoundError:
-                self._note_gone(shard, key)
-                return None
+                answer = ask(disk, key)
             except OSError as error:
-                if error.errno not in UNREADABLE:
-                    raise
-                self._set_aside(key, f"it cannot be read: {error.strerror}")
-                return None
-        except OSError as error:
-            raise self._failed("reading a frame", error) from error
+                self._disks.failed(disk, what, error)
+            else:
+                disk.answered()
+                return answer
+        disk.give_up(key)
+        return otherwise
 
-    def _remove(self, key: Key, deadline: Deadline) -> bool:
-        deadline.check("removing a frame")
-        shard = self._shards[key[0]]
-        try:
-            with shard.lock:
-                lengths = shard.lengths()
-                if key not in lengths:
-                    return False
-                removed = remove_if_there(self._folder.root, shard.path(key))
-                del lengths[key]
-                return removed
-        except OSError as error:
-            raise self._failed("removing a frame", error) from error
+    def _write_snapshots(self) -> float:
+        for disk in self._disks:
+            disk.snapshot.write()
+        return SNAPSHOT_SECONDS
 
-    def _set_aside(self, key: Key, reason: str) -> bool:
-        shard = self._shards[key[0]]
-        with shard.lock:
-            lengths = shard.lengths()
-            if key not in lengths:
-                return False
-            taken = self._quarantine.take(shard.path(key), reason)
-            del lengths[key]
-            return taken
+    def _sync_now(self) -> float:
+        for disk in self._disks:
+            try:
+                disk.sync()
+            except OSError as error:
+                log.warning("disk.sync_failed", path=str(disk.folder.path), error=error.strerror)
+                self._counters.add("failures")
+        return self._config.sync_interval
 
-    def _note_gone(self, shard: Shard, key: Key) -> None:
-        """Forget a file that was not there, unless it has been written meanwhile."""
-        with shard.lock:
-            if not is_there(self._folder.root, shard.path(key)):
-                shard.lengths().pop(key, None)
 
-    def _failed(self, what: str, error: OSError) -> BackendError:
-        if error.errno == errno.ENOENT and not self._folder.still_owned():
-            advice = "the folder was removed or replaced; restart the engine to make it anew"
-        elif error.errno == errno.EROFS:
-            advice = "the file system has become read-only; see what the kernel says of the disk"
-        elif error.errno == errno.EIO:
-            advice = "the disk fails; see what the kernel says of it"
-        else:
-            advice = "see that the folder is there and that this user may write to it"
-        return BackendError(f"{what} in {self._folder.path} failed: {error.strerror}; {advice}")
+def _read(disk: Disk, key: Key, buffer: memoryview) -> int | None:
+    try:
+        return disk.get(key, buffer)
+    except OSError as error:
+        if error.errno not in UNREADABLE:
+            raise
+        disk.quarantine(key, f"it cannot be read: {error.strerror}")
+        return None

@@ -6,12 +6,13 @@ import errno
 import fcntl
 import os
 import socket
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lmcache_backend_local_disk.frame_file import direct_io_works, remove_if_there
+from lmcache_backend_local_disk.calls import SystemCalls
+from lmcache_backend_local_disk.frame_file import remove_if_there
+from lmcache_backend_local_disk.identity import FORMAT, Identity
 from lmcache_backend_local_disk.names import SHARDS
 from lmcache_core.errors import BackendError
 from lmcache_core.log import get_logger
@@ -23,9 +24,7 @@ IDENTITY = "store"
 ASIDE = "aside"
 FRAMES = "frames"
 QUARANTINE = "quarantine"
-
-FORMAT = 1
-"""Layout of the folder; one of a higher number is not touched."""
+SNAPSHOT = "index"
 
 
 class Folder:
@@ -36,18 +35,24 @@ class Folder:
 
         lock          locked by the engine that owns the folder
         store         the folder's format and its lasting name
+        index         what was in frames/ when it was written last; a hint
         aside/        files that are being written; emptied when it is opened
         frames/ab/    frames, by the first two digits of their keys
         quarantine/   damaged files, each with a text that says why
 
     Args:
         path: Where it is; made where it is not there.
+        calls: The system's calls.
+        durable: Whether what is made of it is to survive a loss of power.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, calls: SystemCalls, *, durable: bool = False) -> None:
         self.path = path
+        self.calls = calls
         self.root = -1
         self.store_id = ""
+        self.unfinished = 0
+        self._durable = durable
         self._lock = -1
 
     def open(self) -> None:
@@ -58,10 +63,12 @@ class Folder:
                 it, or a later version wrote it.
         """
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                self.calls.mkdir(self.path, 0o700)
+            self.root = self.calls.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._take_lock()
-            self.store_id = self._read_identity() or self._write_identity()
+            self.store_id = f"disk:{(self._read_identity() or self._write_identity()).name}"
             self.lay_out()
             self._collect()
         except OSError as error:
@@ -76,20 +83,26 @@ class Folder:
 
     def close(self) -> None:
         """Let another engine have it; idempotent."""
-        for fd in (self._lock, self.root):
-            if fd >= 0:
-                os.close(fd)
+        held = [fd for fd in (self._lock, self.root) if fd >= 0]
         self._lock = self.root = -1
+        for fd in held:
+            with suppress(OSError):  # Linux has closed it when it says so.
+                self.calls.close(fd)
 
     def lay_out(self) -> None:
         """Make the folders that are not there.
+
+        Where files are to survive a loss of power, so are the folders they
+        are in, and what a killed process has written and not synced.
 
         Raises:
             OSError: One cannot be made.
         """
         for name in (ASIDE, QUARANTINE, FRAMES, *(f"{FRAMES}/{shard}" for shard in SHARDS)):
             with suppress(FileExistsError):
-                os.mkdir(name, 0o700, dir_fd=self.root)
+                self.calls.mkdir(name, 0o700, dir_fd=self.root)
+        if self._durable:
+            self.calls.syncfs(self.root)
 
     @contextmanager
     def sub_folder(self, name: str) -> Iterator[int]:
@@ -99,25 +112,32 @@ class Folder:
             OSError: It is not there.
         """
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        fd = os.open(name, flags, dir_fd=self.root)
+        fd = self.calls.open(name, flags, dir_fd=self.root)
         try:
             yield fd
         finally:
-            os.close(fd)
+            self.calls.close(fd)
 
-    def direct_io_works(self) -> bool:
-        """Whether files here can be read and written past the page cache.
+    def has(self, path: str) -> bool:
+        """Whether there is anything of a name.
 
         Raises:
-            BackendError: Nothing can be written here.
+            OSError: It cannot be told.
         """
         try:
-            return direct_io_works(self.root, f"{ASIDE}/probe")
-        except OSError as error:
-            raise BackendError(
-                f"{self.path} cannot be written: {error.strerror}; free some room, or name a "
-                "folder on another disk"
-            ) from error
+            self.calls.lstat(path, dir_fd=self.root)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def free_bytes(self) -> int:
+        """What this user may still write to the file system.
+
+        Raises:
+            OSError: It does not answer.
+        """
+        status = self.calls.fstatvfs(self.root)
+        return status.f_bavail * status.f_frsize
 
     def lay_out_again(self) -> None:
         """Make folders again that somebody has removed.
@@ -135,18 +155,19 @@ class Folder:
     def still_owned(self) -> bool:
         """Whether the lock that is held is still the lock of the folder."""
         try:
-            there = os.stat(LOCK, dir_fd=self.root)
+            there = self.calls.lstat(LOCK, dir_fd=self.root)
+            held = self.calls.fstat(self._lock)
         except OSError:
             return False
-        held = os.fstat(self._lock)
         return (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)
 
     def _take_lock(self) -> None:
-        self._lock = os.open(
+        calls = self.calls
+        self._lock = calls.open(
             LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=self.root
         )
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            calls.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
@@ -157,58 +178,63 @@ class Folder:
             ) from error
         # Only told to people, and a full disk has no room for it.
         with suppress(OSError):
-            os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            calls.ftruncate(self._lock, 0)
+            said = f"process {os.getpid()} on {socket.gethostname()}\n"
+            calls.pwritev(self._lock, [said.encode()], 0)
 
-    def _read_identity(self) -> str | None:
+    def _read_identity(self) -> Identity | None:
         try:
-            fd = os.open(IDENTITY, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.root)
+            fd = self.calls.open(IDENTITY, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.root)
         except FileNotFoundError:
             return None
         try:
-            words = os.read(fd, 200).decode(errors="replace").split()
+            text = bytearray(200)
+            identity = Identity.parse(bytes(text[: self.calls.preadv(fd, [text], 0)]))
         finally:
-            os.close(fd)
-        if len(words) != 3 or words[0] != "lmcache-disk" or not words[1].isdigit():
+            self.calls.close(fd)
+        if identity is None:
             log.warning("disk.identity_damaged", path=str(self.path))
-            return None
-        if int(words[1]) > FORMAT:
+        elif identity.format > FORMAT:
             raise BackendError(
-                f"{self.path} has format {words[1]}, and this version knows up to {FORMAT}; "
-                "install the version that wrote it, or name another folder"
+                f"{self.path} has format {identity.format}, and this version knows up to "
+                f"{FORMAT}; install the version that wrote it, or name another folder"
             )
-        return f"disk:{words[2]}"
+        return identity
 
-    def _write_identity(self) -> str:
-        name = str(uuid.uuid4())
-        new = f"{IDENTITY}.new"
-        fd = os.open(
-            new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=self.root
-        )
+    def _write_identity(self) -> Identity:
+        identity = Identity.new()
+        self.write_file(IDENTITY, [identity.pack()])
+        return identity
+
+    def write_file(self, name: str, parts: list[bytes]) -> None:
+        """Write a small file aside and give it its name.
+
+        Raises:
+            OSError: It cannot be written; what had its name is still there.
+        """
+        calls, new = self.calls, f"{name}.new"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        fd = calls.open(new, flags, 0o600, dir_fd=self.root)
         try:
-            os.write(fd, f"lmcache-disk {FORMAT} {name}\n".encode())
+            at = 0
+            for part in parts:
+                view = memoryview(part)
+                while view:
+                    written = calls.pwritev(fd, [view], at)
+                    if not written:
+                        raise OSError(errno.EIO, f"{name} could not be written whole")
+                    view, at = view[written:], at + written
         finally:
-            os.close(fd)
-        os.rename(new, IDENTITY, src_dir_fd=self.root, dst_dir_fd=self.root)
-        return f"disk:{name}"
+            calls.close(fd)
+        calls.rename(new, name, src_dir_fd=self.root, dst_dir_fd=self.root)
 
     def _collect(self) -> None:
         with self.sub_folder(ASIDE) as aside:
-            stale = [name for name in names_in(aside) if remove_if_there(aside, name)]
+            stale = [
+                name
+                for name in self.calls.listdir(aside)
+                if remove_if_there(self.calls, aside, name)
+            ]
+        self.unfinished = len(stale)
         if stale:
             log.info("disk.unfinished_removed", path=str(self.path), files=len(stale))
-
-
-def names_in(folder: int) -> list[str]:
-    """Names of what is in an open folder."""
-    with os.scandir(folder) as entries:
-        return [entry.name for entry in entries]
-
-
-def is_there(root: int, path: str) -> bool:
-    """Whether there is anything of a name."""
-    try:
-        os.lstat(path, dir_fd=root)
-    except FileNotFoundError:
-        return False
-    return True

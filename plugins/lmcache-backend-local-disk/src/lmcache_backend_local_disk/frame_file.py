@@ -7,6 +7,8 @@ import mmap
 import os
 from collections.abc import Callable, Sequence
 
+from lmcache_backend_local_disk.calls import SystemCalls
+
 PAGE = mmap.PAGESIZE
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -25,16 +27,18 @@ class FrameFiles:
     as long as its frame.
 
     Args:
+        calls: The system's calls.
         direct: Whether to go past the page cache.
 
     Attributes:
         direct: See above.
     """
 
-    def __init__(self, *, direct: bool) -> None:
+    def __init__(self, calls: SystemCalls, *, direct: bool) -> None:
+        self._calls = calls
         self.direct = direct
 
-    def write(self, folder: int, name: str, frame: memoryview) -> None:
+    def write(self, folder: int, name: str, frame: memoryview) -> int:
         """Write a file that is not there.
 
         Args:
@@ -42,22 +46,27 @@ class FrameFiles:
             name: Its name.
             frame: Its content.
 
+        Returns:
+            Its descriptor, for who syncs and closes it.
+
         Raises:
             OSError: It cannot be written; part of it may be there.
         """
-        fd = os.open(name, _WRITE | self._flag, 0o600, dir_fd=folder)
+        calls = self._calls
+        fd = calls.open(name, _WRITE | self._flag, 0o600, dir_fd=folder)
         try:
             whole = self._whole(frame.nbytes)
-            done = _all_of(os.pwritev, fd, frame[:whole], 0)
+            done = _all_of(calls.pwritev, fd, frame[:whole], 0)
             if whole < frame.nbytes:
                 page = memoryview(mmap.mmap(-1, PAGE))
                 page[: frame.nbytes - whole] = frame[whole:]
-                done += _all_of(os.pwritev, fd, page, whole)
-                os.ftruncate(fd, frame.nbytes)
-            if done < frame.nbytes:
-                raise OSError(errno.EIO, f"{done} of {frame.nbytes} bytes were written")
-        finally:
-            os.close(fd)
+                done += _all_of(calls.pwritev, fd, page, whole)
+                calls.ftruncate(fd, frame.nbytes)
+            _expect(done, frame.nbytes)
+        except BaseException:
+            calls.close(fd)
+            raise
+        return fd
 
     def read(self, folder: int, name: str, buffer: memoryview) -> int | None:
         """Read a file.
@@ -73,21 +82,43 @@ class FrameFiles:
         Raises:
             OSError: It cannot be opened or read.
         """
-        fd = os.open(name, _READ | self._flag, dir_fd=folder)
+        calls = self._calls
+        fd = calls.open(name, _READ | self._flag, dir_fd=folder)
         try:
-            length = os.fstat(fd).st_size
+            length = calls.fstat(fd).st_size
             if length > buffer.nbytes:
                 return None
             whole = self._whole(length)
-            done = _all_of(os.preadv, fd, buffer[:whole], 0)
+            done = _all_of(calls.preadv, fd, buffer[:whole], 0)
             if done < whole or whole == length:
                 return done
             page = memoryview(mmap.mmap(-1, PAGE))
-            rest = min(os.preadv(fd, [page], whole), length - whole)
+            rest = min(calls.preadv(fd, [page], whole), length - whole)
             buffer[whole : whole + rest] = page[:rest]
             return whole + rest
         finally:
-            os.close(fd)
+            calls.close(fd)
+
+    def direct_io_works(self, folder: int, name: str) -> bool:
+        """Whether a file of a folder can be written and read past the page cache.
+
+        Raises:
+            OSError: No file can be written there, for another reason than
+                that the file system is full.
+        """
+        page = memoryview(mmap.mmap(-1, PAGE))
+        probe = FrameFiles(self._calls, direct=True)
+        try:
+            self._calls.close(probe.write(folder, name, page))
+            probe.read(folder, name, page)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+                return False
+            if error.errno not in FULL:  # then it could be opened, which is what is refused
+                raise
+        finally:
+            remove_if_there(self._calls, folder, name)
+        return True
 
     @property
     def _flag(self) -> int:
@@ -97,39 +128,22 @@ class FrameFiles:
         return length - length % PAGE if self.direct else length
 
 
-def direct_io_works(folder: int, name: str) -> bool:
-    """Whether a file of a folder can be written and read past the page cache.
-
-    Raises:
-        OSError: No file can be written there, for another reason than that
-            the file system is full.
-    """
-    page = memoryview(mmap.mmap(-1, PAGE))
-    files = FrameFiles(direct=True)
-    try:
-        files.write(folder, name, page)
-        files.read(folder, name, page)
-    except OSError as error:
-        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
-            return False
-        if error.errno not in FULL:  # then it could be opened, which is what is refused
-            raise
-    finally:
-        remove_if_there(folder, name)
-    return True
-
-
-def remove_if_there(folder: int, name: str) -> bool:
+def remove_if_there(calls: SystemCalls, folder: int, name: str) -> bool:
     """Remove a file; tell whether it was there.
 
     Raises:
         OSError: It is there and cannot be removed.
     """
     try:
-        os.unlink(name, dir_fd=folder)
+        calls.unlink(name, dir_fd=folder)
     except FileNotFoundError:
         return False
     return True
+
+
+def _expect(done: int, wanted: int) -> None:
+    if done < wanted:
+        raise OSError(errno.EIO, f"{done} of {wanted} bytes were written")
 
 
 def _all_of(move: Vectored, fd: int, view: memoryview, offset: int) -> int:

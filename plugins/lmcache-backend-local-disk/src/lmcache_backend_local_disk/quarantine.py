@@ -6,7 +6,7 @@ import os
 import time
 from contextlib import suppress
 
-from lmcache_backend_local_disk.folder import QUARANTINE, Folder, is_there, names_in
+from lmcache_backend_local_disk.folder import QUARANTINE, Folder
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
@@ -39,12 +39,11 @@ class Quarantine:
         Raises:
             OSError: It can be neither moved nor removed.
         """
-        root = self._folder.root
         name = f"{QUARANTINE}/{time.time_ns()}-{path.rpartition('/')[2]}"
         try:
             self._move(path, name)
         except FileNotFoundError:
-            if not is_there(root, path):
+            if not self._folder.has(path):
                 return False
             self._folder.lay_out_again()
             self._move(path, name)
@@ -58,20 +57,26 @@ class Quarantine:
 
     def _move(self, path: str, name: str) -> None:
         root = self._folder.root
-        os.rename(path, name, src_dir_fd=root, dst_dir_fd=root)
+        self._folder.calls.rename(path, name, src_dir_fd=root, dst_dir_fd=root)
 
     def _write_reason(self, name: str, reason: str) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        fd = os.open(name, flags, 0o600, dir_fd=self._folder.root)
+        calls = self._folder.calls
+        fd = calls.open(name, flags, 0o600, dir_fd=self._folder.root)
         try:
-            os.write(fd, f"{reason}\n".encode())
+            calls.pwritev(fd, [f"{reason}\n".encode()], 0)
         finally:
-            os.close(fd)
+            calls.close(fd)
 
     def _prune(self) -> None:
+        calls = self._folder.calls
         with self._folder.sub_folder(QUARANTINE) as fd:
-            names = [name for name in names_in(fd) if not name.endswith(REASON)]
-            sizes = {name: os.lstat(name, dir_fd=fd).st_size for name in names}
+            listed = calls.listdir(fd)
+            names = [name for name in listed if not name.endswith(REASON)]
+            # Of a file that went when its reason could not.
+            for left in {*listed} - {*names} - {name + REASON for name in names}:
+                calls.unlink(left, dir_fd=fd)
+            sizes = {name: calls.lstat(name, dir_fd=fd).st_size for name in names}
             total = sum(sizes.values())
             for name in sorted(names):
                 if total <= self._limit_bytes and len(sizes) <= MAX_FILES and self._limit_bytes:
@@ -79,4 +84,4 @@ class Quarantine:
                 total -= sizes.pop(name)
                 for gone in (name, name + REASON):
                     with suppress(FileNotFoundError, IsADirectoryError):
-                        os.unlink(gone, dir_fd=fd)
+                        calls.unlink(gone, dir_fd=fd)

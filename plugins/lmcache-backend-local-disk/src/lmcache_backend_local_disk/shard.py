@@ -1,16 +1,18 @@
-"""Which frames lie in one sub-folder, and how long each is."""
+"""Which frames lie in one sub-folder, how long each is, and when it was used."""
 
 from __future__ import annotations
 
-import os
 import stat
 import threading
 import time
+from array import array
+from collections.abc import Iterable
 from contextlib import suppress
 
-from lmcache_backend_local_disk.folder import FRAMES, Folder, names_in
+from lmcache_backend_local_disk.folder import FRAMES, Folder
 from lmcache_backend_local_disk.names import SHARDS, frame_name, key_of
 from lmcache_backend_local_disk.quarantine import Quarantine
+from lmcache_backend_local_disk.snapshot import ShardSnapshot
 from lmcache_core.keys import Key
 
 FILES_AT_ONCE = 128
@@ -19,18 +21,38 @@ FILES_AT_ONCE = 128
 PAUSE_SECONDS = 1e-4
 """Long enough for a thread that waits for the interpreter's lock to wake up and take it."""
 
+LENGTH_BITS = 36
+LONGEST = (1 << LENGTH_BITS) - 1
+"""Bytes of the longest frame, 64 GiB."""
 
-Found = tuple[int, Key, int]
-"""When a file was read or written last, as far as the file system keeps that, in nanoseconds;
-its key; its length. A plain tuple, which the garbage collector does not go through again and
+SETTLED_NANOSECONDS = 100_000_000
+"""A folder that has changed less long ago may change again within one tick of its clock."""
+
+Found = tuple[int, Key]
+"""A use and a key. A plain tuple, which the garbage collector does not go through again and
 again while there are hundreds of thousands."""
+
+
+def pack(used_us: int, nbytes: int) -> int:
+    """When a frame was used and how long it is, as one number that sorts by use.
+
+    Two numbers, or a tuple of them, would take twice the memory for each of
+    a million frames.
+    """
+    return used_us << LENGTH_BITS | min(nbytes, LONGEST)
+
+
+def length_of(use: int) -> int:
+    """The length that was packed."""
+    return use & LONGEST
 
 
 class Shard:
     """The frames whose keys begin with one byte.
 
-    What lies there is listed once, when it is first asked for; from then on
-    the engine that owns the folder knows of every change.
+    What lies there is learnt once, when it is first asked for: from the
+    snapshot where nothing has changed since, or else from the files. From
+    then on the engine that owns the folder knows of every change.
 
     Args:
         folder: The folder, open.
@@ -38,29 +60,63 @@ class Shard:
         quarantine: Where files go that are no frames.
 
     Attributes:
-        lock: Held while ``lengths`` or the names in the folder change.
+        lock: Held while the names in the folder change, and around every
+            call but ``found``.
+        place: The sub-folder, from the folder's root.
+        hint: What a snapshot says, until it is used.
     """
 
     def __init__(self, folder: Folder, number: int, quarantine: Quarantine) -> None:
         self.lock = threading.RLock()
+        self.place = f"{FRAMES}/{SHARDS[number]}"
+        self.hint: ShardSnapshot | None = None
         self._folder = folder
         self._number = number
         self._quarantine = quarantine
-        self._lengths: dict[Key, int] | None = None
+        self._uses: dict[Key, int] | None = None
+        self._nbytes = 0
 
     def path(self, key: Key) -> str:
         """The file of a frame, from the folder's root."""
-        return f"{FRAMES}/{SHARDS[self._number]}/{frame_name(key)}"
+        return f"{self.place}/{frame_name(key)}"
 
-    def lengths(self) -> dict[Key, int]:
-        """Lengths by key; ``lock`` is held by who calls and as long as they are used.
+    def length(self, key: Key) -> int | None:
+        """The length of a frame, None where it is not there.
 
         Raises:
             OSError: The folder cannot be listed.
         """
-        if self._lengths is None:
-            self._lengths = {key: nbytes for _, key, nbytes in self._list()}
-        return self._lengths
+        use = self._known().get(key)
+        return None if use is None else length_of(use)
+
+    def add(self, key: Key, nbytes: int) -> None:
+        """Note a frame that is there now, and used."""
+        uses = self._known()
+        self._nbytes += nbytes - length_of(uses.get(key, 0))
+        uses[key] = pack(time.time_ns() // 1000, nbytes)
+
+    def discard(self, key: Key) -> None:
+        """Forget a frame."""
+        self._nbytes -= length_of(self._known().pop(key, 0))
+
+    def touch(self, key: Key) -> None:
+        """Note that a frame was used."""
+        nbytes = self.length(key)
+        if nbytes is not None:
+            self.add(key, nbytes)
+
+    def usage(self) -> tuple[int, int]:
+        """Bytes and number of the frames.
+
+        Raises:
+            OSError: The folder cannot be listed.
+        """
+        uses = self._known()
+        return self._nbytes, len(uses)
+
+    def keys(self) -> list[Key]:
+        """The keys of all frames."""
+        return list(self._known())
 
     def found(self) -> list[Found]:
         """All frames, those used longest ago first.
@@ -69,27 +125,91 @@ class Shard:
             OSError: The folder cannot be listed.
         """
         with self.lock:
-            found = self._list()
-            if self._lengths is None:
-                self._lengths = {key: nbytes for _, key, nbytes in found}
-            known = self._lengths
-            return sorted(one for one in found if one[1] in known)
+            uses = self._known()
+            return sorted(zip(uses.values(), uses, strict=True))
 
-    def _list(self) -> list[Found]:
-        place = f"{FRAMES}/{SHARDS[self._number]}"
+    def snapshot(self) -> ShardSnapshot | None:
+        """What is there, and by what it is seen later whether that still holds.
+
+        Returns:
+            None where the folder has changed just now, or was never listed.
+
+        Raises:
+            OSError: The folder does not answer.
+        """
+        with self.lock:
+            if self._uses is None:
+                return self.hint
+            status = self._folder.calls.lstat(self.place, dir_fd=self._folder.root)
+            if time.time_ns() - status.st_mtime_ns < SETTLED_NANOSECONDS:
+                return None
+            uses = list(self._uses.values())
+            return ShardSnapshot(
+                number=self._number,
+                inode=status.st_ino,
+                changed_ns=status.st_mtime_ns,
+                keys=b"".join(self._uses),
+                lengths=array("Q", map(length_of, uses)),
+                used_us=array("Q", [use >> LENGTH_BITS for use in uses]),
+            )
+
+    def reconcile(self) -> int:
+        """Note frames that somebody else has put there or taken away; how many.
+
+        Raises:
+            OSError: The folder cannot be listed.
+        """
+        with self.lock:
+            known = self._known()
+            listed = {key: use for use, key in self._list({})}
+            strange = [key for key in listed if key not in known]
+            gone = [key for key in known if key not in listed]
+            for key in strange:
+                self.add(key, length_of(listed[key]))
+            for key in gone:
+                self.discard(key)
+            return len(strange) + len(gone)
+
+    def _known(self) -> dict[Key, int]:
+        if self._uses is None:
+            hint, self.hint = self.hint, None
+            if hint is None:
+                self._take(self._list({}))
+            elif self._unchanged_since(hint):
+                self._take(zip(hint.uses(pack), hint.each_key(), strict=True))
+            else:
+                # How long files are, they say; when they were read, the snapshot may know better.
+                self._take(self._list(dict(zip(hint.each_key(), hint.used_us, strict=True))))
+        assert self._uses is not None  # noqa: S101 - for the type checker
+        return self._uses
+
+    def _take(self, found: Iterable[Found]) -> None:
+        self._uses = {key: use for use, key in found}
+        self._nbytes = sum(map(length_of, self._uses.values()))
+
+    def _unchanged_since(self, hint: ShardSnapshot) -> bool:
+        try:
+            status = self._folder.calls.lstat(self.place, dir_fd=self._folder.root)
+        except FileNotFoundError:
+            return False
+        return (status.st_ino, status.st_mtime_ns) == (hint.inode, hint.changed_ns)
+
+    def _list(self, used_before: dict[Key, int]) -> list[Found]:
+        calls = self._folder.calls
         found: list[Found] = []
         # A folder or a file that somebody else removes meanwhile is not there.
-        with suppress(FileNotFoundError), self._folder.sub_folder(place) as fd:
-            for number, name in enumerate(names_in(fd), start=1):
+        with suppress(FileNotFoundError), self._folder.sub_folder(self.place) as fd:
+            for number, name in enumerate(calls.listdir(fd), start=1):
                 if number % FILES_AT_ONCE == 0:
                     time.sleep(PAUSE_SECONDS)
                 with suppress(FileNotFoundError):
                     # Unlike an entry's own stat, this one lets go of the interpreter's lock.
-                    status = os.lstat(name, dir_fd=fd)
+                    status = calls.lstat(name, dir_fd=fd)
                     key = key_of(name, self._number)
                     if key is None or not stat.S_ISREG(status.st_mode):
-                        self._quarantine.take(f"{place}/{name}", "it is not a frame's file")
+                        self._quarantine.take(f"{self.place}/{name}", "it is not a frame's file")
                     else:
-                        used_at = max(status.st_atime_ns, status.st_mtime_ns)
-                        found.append((used_at, key, status.st_size))
+                        used_us = max(status.st_atime_ns, status.st_mtime_ns) // 1000
+                        used_us = max(used_us, used_before.get(key, 0))
+                        found.append((pack(used_us, status.st_size), key))
         return found

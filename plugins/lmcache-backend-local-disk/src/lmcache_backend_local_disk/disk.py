@@ -1,0 +1,330 @@
+"""One folder on one disk: frames in files, and what is known of them."""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from lmcache_backend_local_disk.calls import SystemCalls
+from lmcache_backend_local_disk.config import LocalDiskConfig
+from lmcache_backend_local_disk.counters import Counters
+from lmcache_backend_local_disk.folder import ASIDE, Folder
+from lmcache_backend_local_disk.frame_file import FrameFiles, remove_if_there
+from lmcache_backend_local_disk.group_commit import GroupCommit
+from lmcache_backend_local_disk.health import Health
+from lmcache_backend_local_disk.names import SHARDS
+from lmcache_backend_local_disk.quarantine import Quarantine
+from lmcache_backend_local_disk.shard import Found, Shard
+from lmcache_backend_local_disk.snapshot_file import SnapshotFile
+from lmcache_backend_local_disk.writing import Writing
+from lmcache_core.api import Deadline, PutStatus
+from lmcache_core.errors import BackendError
+from lmcache_core.keys import Key
+from lmcache_core.log import get_logger
+
+log = get_logger(__name__)
+
+GIB = 1 << 30
+
+
+class Disk:
+    """Keeps each frame in a file of its own.
+
+    A file is written aside and renamed, so that under its name there is a
+    whole frame or nothing. Where ``durability`` is ``always`` its content is
+    synced before it is renamed and its folder after, and only then is it said
+    to be stored.
+
+    Every method raises ``OSError`` where the disk does not do what it is
+    asked for.
+
+    Args:
+        path: The folder.
+        config: The backend's section.
+        calls: The system's calls.
+        counters: Where what happens is counted.
+
+    Attributes:
+        folder: See above.
+        health: Whether it works.
+        shards: Its frames, by the first byte of the key.
+        snapshot: What is written down of them for the next start.
+    """
+
+    def __init__(
+        self, path: Path, config: LocalDiskConfig, calls: SystemCalls, counters: Counters
+    ) -> None:
+        self.folder = Folder(path, calls, durable=config.durability != "none")
+        self.health = Health(path)
+        self._calls = calls
+        self._counters = counters
+        self._files = FrameFiles(calls, direct=config.direct_io)
+        self._floor = int(config.min_free_space * GIB)
+        self._quarantine = Quarantine(self.folder, int(config.quarantine_size * GIB))
+        self.shards = [
+            Shard(self.folder, number, self._quarantine) for number in range(len(SHARDS))
+        ]
+        self.snapshot = SnapshotFile(self.folder, self.shards, counters)
+        self._serial = itertools.count()
+        self._always = config.durability == "always"
+        self._group = GroupCommit(self._commit)
+        # Of the frames that have their name, and whose folder has yet to be synced.
+        self._named: set[Key] = set()
+        self._given_up: set[Key] = set()
+
+    @property
+    def direct(self) -> bool:
+        """Whether files are read and written past the page cache."""
+        return self._files.direct
+
+    def open(self) -> None:
+        """Own the folder and see that it can be written.
+
+        Raises:
+            BackendError: It cannot be used; the message says what to do.
+        """
+        self.folder.open()
+        self._counters.add("unfinished_removed", self.folder.unfinished)
+        try:
+            works = self._files.direct_io_works(self.folder.root, f"{ASIDE}/probe")
+        except OSError as error:
+            self.folder.close()
+            raise BackendError(
+                f"{self.folder.path} cannot be written: {error.strerror}; free some room, or name "
+                "a folder on another disk"
+            ) from error
+        if self.direct and not works:
+            self._files.direct = False
+            log.warning("disk.direct_io_unavailable", path=str(self.folder.path))
+        self.snapshot.read()
+
+    def close(self) -> None:
+        """Write down what is there and let another engine have the folder; idempotent."""
+        if self.folder.root >= 0:
+            self.snapshot.write()
+        self.folder.close()
+
+    def length(self, key: Key) -> int | None:
+        """The length of a frame as it is known, without a look at its file."""
+        shard = self.shards[key[0]]
+        with shard.lock:
+            return shard.length(key)
+
+    def stat(self, key: Key) -> int | None:
+        """The length of a frame's file as it is now."""
+        shard = self.shards[key[0]]
+        with shard.lock:
+            if shard.length(key) is None:
+                return None
+            try:
+                status = self._calls.lstat(shard.path(key), dir_fd=self.folder.root)
+            except FileNotFoundError:
+                shard.discard(key)
+                return None
+            shard.add(key, status.st_size)
+            return status.st_size
+
+    def put(
+        self, keys: Sequence[Key], frames: Sequence[memoryview], deadline: Deadline
+    ) -> list[PutStatus | OSError]:
+        """Write frames; one that fails is its error and fails no other."""
+        writings: list[Writing] = []
+        try:
+            for key, frame in zip(keys, frames, strict=True):
+                deadline.check("writing a frame")
+                writing = Writing(key, frame.nbytes)
+                writings.append(writing)
+                self._write(writing, frame)
+                if not self._always:
+                    self._name(writing)
+            if self._always:
+                # What is there may be another thread's, on its way to be durable.
+                doubtful = [one for one in writings if one.key in self._named]
+                written = [one for one in writings if one.open]
+                if written or doubtful:
+                    self._group.commit(written, deadline)
+                for writing in doubtful:
+                    if self.length(writing.key) is None:
+                        writing.settle(OSError(errno.EIO, os.strerror(errno.EIO)))
+        finally:
+            for writing in writings:
+                self._drop(writing)
+        return [writing.outcome for writing in writings]
+
+    def get(self, key: Key, buffer: memoryview) -> int | None:
+        """Read a frame's file."""
+        shard = self.shards[key[0]]
+        with shard.lock:
+            if shard.length(key) is None:
+                return None
+        try:
+            nbytes = self._files.read(self.folder.root, shard.path(key), buffer)
+        except FileNotFoundError:
+            with shard.lock:  # It may have been written meanwhile.
+                if not self.folder.has(shard.path(key)):
+                    shard.discard(key)
+            return None
+        with shard.lock:
+            shard.touch(key)
+        return nbytes
+
+    def remove(self, key: Key) -> bool:
+        """Remove a frame's file; tell whether it was there."""
+        shard = self.shards[key[0]]
+        with shard.lock:
+            if shard.length(key) is None:
+                return False
+            removed = remove_if_there(self._calls, self.folder.root, shard.path(key))
+            shard.discard(key)
+            return removed
+
+    def quarantine(self, key: Key, reason: str) -> bool:
+        """Move a frame's file out of the way; tell whether it was there."""
+        shard = self.shards[key[0]]
+        with shard.lock:
+            if shard.length(key) is None:
+                return False
+            taken = self._quarantine.take(shard.path(key), reason)
+            shard.discard(key)
+            return taken
+
+    def sync(self) -> None:
+        """Return once all that was put here survives a loss of power."""
+        self._calls.syncfs(self.folder.root)
+        self._counters.add("syncs")
+
+    def found(self) -> Iterator[Found]:
+        """All frames, those used longest ago first."""
+        return heapq.merge(*[shard.found() for shard in self.shards])
+
+    def usage(self) -> tuple[int, int]:
+        """Bytes and number of the frames."""
+        used = frames = 0
+        for shard in self.shards:
+            with shard.lock:
+                nbytes, count = shard.usage()
+            used, frames = used + nbytes, frames + count
+        return used, frames
+
+    def give_up(self, key: Key) -> bool:
+        """Forget a frame of a disk that does not answer; its file goes when it does.
+
+        Returns:
+            Whether it was known.
+        """
+        shard = self.shards[key[0]]
+        with shard.lock:
+            if shard.length(key) is None:
+                return False
+            shard.discard(key)
+            self._given_up.add(key)
+        self._counters.add("given_up_frames")
+        return True
+
+    def answered(self) -> None:
+        """Note that the disk works; where it has failed before, remove what was given up."""
+        if not self.health.answered():
+            return
+        while self._given_up:
+            key = self._given_up.pop()
+            shard = self.shards[key[0]]
+            with shard.lock, suppress(OSError):  # Found again by the next scrub.
+                if shard.length(key) is None:
+                    remove_if_there(self._calls, self.folder.root, shard.path(key))
+
+    def _write(self, writing: Writing, frame: memoryview) -> None:
+        """Write a frame aside, unless it is there."""
+        shard = self.shards[writing.key[0]]
+        try:
+            with shard.lock:
+                if shard.length(writing.key) is not None:
+                    writing.settle(PutStatus.PRESENT)
+                    return
+            if self._floor and self.folder.free_bytes() - frame.nbytes < self._floor:
+                writing.settle(PutStatus.FULL)
+                return
+            for again in (False, True):
+                aside = f"{ASIDE}/{next(self._serial)}"
+                try:
+                    writing.aside = aside
+                    writing.fd = self._files.write(self.folder.root, aside, frame)
+                    break
+                except FileNotFoundError:
+                    if again:
+                        raise
+                    self.folder.lay_out_again()
+        except OSError as error:
+            writing.settle(error)
+
+    def _commit(self, group: list[Writing]) -> None:
+        """Sync what is in files, name them, sync their folders."""
+        for writing in group:
+            assert writing.fd is not None  # noqa: S101 - for the type checker
+            try:
+                self._calls.fsync(writing.fd)
+            except OSError as error:
+                # It is not known what of it is on the disk, and asking again would not tell.
+                writing.settle(error)
+        for writing in group:
+            if writing.open:
+                self._name(writing)
+        places: dict[str, list[Writing]] = {}
+        for writing in group:
+            if writing.outcome is PutStatus.STORED:
+                places.setdefault(self.shards[writing.key[0]].place, []).append(writing)
+        for place, named in places.items():
+            try:
+                with self.folder.sub_folder(place) as fd:
+                    self._calls.fsync(fd)
+            except OSError as error:
+                for writing in named:
+                    self._take_back(writing, error)
+        self._named.difference_update(writing.key for writing in group)
+        self._counters.add("syncs", bool(group))
+        self._counters.add("synced_frames", sum(map(len, places.values())))
+
+    def _name(self, writing: Writing) -> None:
+        """Give a file its name, unless another has it."""
+        if writing.fd is None:
+            return
+        shard, root = self.shards[writing.key[0]], self.folder.root
+        fd, writing.fd = writing.fd, None
+        try:
+            self._calls.close(fd)
+            with shard.lock:
+                if shard.length(writing.key) is not None:
+                    writing.settle(PutStatus.PRESENT)
+                    return
+                if self._always:
+                    self._named.add(writing.key)
+                path = shard.path(writing.key)
+                try:
+                    self._calls.rename(writing.aside, path, src_dir_fd=root, dst_dir_fd=root)
+                except FileNotFoundError:
+                    self.folder.lay_out_again()
+                    self._calls.rename(writing.aside, path, src_dir_fd=root, dst_dir_fd=root)
+                shard.add(writing.key, writing.nbytes)
+            writing.settle(PutStatus.STORED)
+        except OSError as error:
+            writing.settle(error)
+
+    def _take_back(self, writing: Writing, error: OSError) -> None:
+        """Remove a file whose name may not survive, so that it is not said to be there."""
+        writing.settle(error)
+        with suppress(OSError):
+            self.remove(writing.key)
+
+    def _drop(self, writing: Writing) -> None:
+        """Let go of what a writing still has."""
+        with suppress(OSError):
+            if writing.fd is not None:
+                fd, writing.fd = writing.fd, None
+                self._calls.close(fd)
+        if writing.aside and writing.outcome is not PutStatus.STORED:
+            with suppress(OSError):  # Removed at the next start.
+                remove_if_there(self._calls, self.folder.root, writing.aside)
