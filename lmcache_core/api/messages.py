@@ -252,7 +252,11 @@ class MoveCommand(Command, frozen=True, kw_only=True, tag="move"):
 
 
 class SettleCommand(Command, frozen=True, kw_only=True, tag="settle"):
-    """Answer once open stores of these tokens are done and their events are sent."""
+    """Answer once open stores of these tokens are done and their events are sent.
+
+    ``facts`` of the reply are the tokens, from the first on, that each
+    location has by itself, and ``num_tokens`` those that all have together.
+    """
 
     tokens: bytes
     scope: Scope = EMPTY_SCOPE

@@ -9,7 +9,7 @@ from lmcache_core.api.messages import SettleCommand
 from lmcache_core.controller.commands import Commands
 from lmcache_core.controller.directory import Directory
 from lmcache_core.controller.engine_record import EngineRecord
-from lmcache_core.controller.placement import Placement
+from lmcache_core.controller.placement import Found, Placement
 from lmcache_core.errors import LMCacheError
 from lmcache_core.keys import Scope
 
@@ -39,7 +39,8 @@ class Lookup:
 
         Returns:
             By instance, the location that holds most (of equals the upper
-            one) and the number of tokens; engines without a hit are left out.
+            one) and the tokens that all its tiers hold together; engines
+            without a hit are left out.
         """
         engines = self._directory.live()
         told = await self._settle(engines, tokens, scope, settle_seconds)
@@ -47,20 +48,22 @@ class Lookup:
         found: dict[str, tuple[str, int]] = {}
         for engine in engines:
             name = engine.instance_id
+            answers = [answer for answer in (known.get(name), told[name]) if answer is not None]
             held = {
-                location: max(known.get(name, {}).get(location, 0), told[name].get(location, 0))
+                location: max(answer.by_location.get(location, 0) for answer in answers)
                 for location in engine.locations
+                if answers
             }
             best = max(held, key=lambda location: held[location], default=None)
             if best is not None and held[best]:
-                found[name] = (best, held[best])
+                found[name] = (best, max(held[best], *(answer.together for answer in answers)))
         return found
 
     async def _settle(
         self, engines: list[EngineRecord], tokens: bytes, scope: Scope, seconds: float
-    ) -> dict[str, dict[str, int]]:
+    ) -> dict[str, Found | None]:
         if seconds <= 0:
-            return {engine.instance_id: {} for engine in engines}
+            return {engine.instance_id: None for engine in engines}
         deadline = Deadline(seconds)
         answers = await asyncio.gather(
             *(self._ask(engine, tokens, scope, deadline) for engine in engines)
@@ -69,12 +72,13 @@ class Lookup:
 
     async def _ask(
         self, engine: EngineRecord, tokens: bytes, scope: Scope, deadline: Deadline
-    ) -> dict[str, int]:
+    ) -> Found | None:
         try:
             reply = await self._commands.ask(
                 engine, deadline, SettleCommand, tokens=tokens, scope=scope
             )
         except LMCacheError:
-            return {}
+            return None
         asked = len(tokens) // 4
-        return {name: min(count, asked) for name, count in reply.facts.items()}
+        by_location = {name: min(count, asked) for name, count in reply.facts.items()}
+        return Found(by_location, min(reply.num_tokens, asked))

@@ -36,14 +36,27 @@ class Query(NamedTuple):
             ends.append(total)
         return cls(keys, ends)
 
-    def prefix(self, held: set[int]) -> int:
-        """Tokens of the longest prefix that is held."""
+    def prefix(self, *held: set[int]) -> int:
+        """Tokens of the longest prefix of which some tier holds each chunk."""
         tokens = 0
         for key, end in zip(self.keys, self.ends, strict=True):
-            if key not in held:
+            if not any(key in tier for tier in held):
                 break
             tokens = end
         return tokens
+
+
+class Found(NamedTuple):
+    """How much of a sequence an engine holds, in tokens from the first on.
+
+    Attributes:
+        by_location: What each tier holds by itself.
+        together: What they hold together: what one has evicted may be in the
+            one below.
+    """
+
+    by_location: dict[str, int]
+    together: int
 
 
 class Placement:
@@ -99,13 +112,13 @@ class Placement:
 
     def find(
         self, engines: Iterable[EngineRecord], scope: Scope, token_bytes: bytes
-    ) -> dict[str, dict[str, int]]:
-        """The tokens of a sequence's longest cached prefix, by engine and location.
+    ) -> dict[str, Found]:
+        """The longest cached prefix of a sequence, by engine.
 
         Keys are computed once for all engines of one namespace.
         """
         queries: dict[bytes, Query] = {}
-        found: dict[str, dict[str, int]] = {}
+        found: dict[str, Found] = {}
         for engine in engines:
             stream = self._streams.get(engine.instance_id)
             if stream is None:
@@ -113,7 +126,7 @@ class Placement:
             query = queries.get(engine.digest)
             if query is None:
                 query = queries[engine.digest] = Query.of(engine, scope, token_bytes)
-            found[engine.instance_id] = {
-                location: query.prefix(held) for location, held in stream.held.items()
-            }
+            by_location = {location: query.prefix(held) for location, held in stream.held.items()}
+            together = query.prefix(*stream.held.values())
+            found[engine.instance_id] = Found(by_location, together)
         return found

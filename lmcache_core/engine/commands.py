@@ -125,7 +125,9 @@ class CommandRunner:
             return self._end_move(command)
         if isinstance(command, SettleCommand):
             covered = tiers.covered(command.tokens, command.scope)
-            return self._reply(command, num_tokens=max(covered.values()), facts=covered)
+            # To the token where one tier has it all, else to the chunk.
+            together = max(tiers.together(command.tokens, command.scope), *covered.values())
+            return self._reply(command, num_tokens=together, facts=covered)
         if isinstance(command, HealthCommand):
             sick = sum(not tier.healthy for tier in tiers.status())
             return self._reply(command, facts={"unhealthy_tiers": sick})

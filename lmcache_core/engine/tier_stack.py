@@ -22,7 +22,7 @@ from lmcache_core.engine.geometry import Geometry
 from lmcache_core.engine.hit_rule import HitRule
 from lmcache_core.engine.lowering import Lowering
 from lmcache_core.engine.memory_tier import MemoryTier
-from lmcache_core.engine.piece import Piece
+from lmcache_core.engine.piece import Piece, Pieces
 from lmcache_core.engine.pin_table import PinnableTier, PinTable
 from lmcache_core.engine.residents import Residents
 from lmcache_core.engine.storage_tier import StorageTier
@@ -228,6 +228,23 @@ class TierStack:
                 name: sum(cover.tokens for cover in tier.covers(chain))
                 for name, tier in self._tiers.items()
             }
+
+    def together(self, token_bytes: bytes, scope: Scope) -> int:
+        """Tokens of the chunks from token 0 on of which each is in some tier.
+
+        What one tier has evicted may be in the one below. In models with
+        windows it is 0: only a read tells which pages unlike tiers have.
+        """
+        if self.geometry.windowed:
+            return 0
+        chain = self.chain_of(token_bytes, scope)
+        tokens = 0
+        with self.lock:
+            for piece in Pieces(chain, token_bytes):
+                if not any(piece.key in tier.residents for tier in self._tiers.values()):
+                    break
+                tokens += len(piece.token_bytes) // TOKEN_BYTES
+        return tokens
 
     def keys(self, location: str) -> list[Key]:
         """All keys of a tier.

@@ -338,6 +338,18 @@ def test_lookup_counts_whole_chunks_and_the_exact_tail(
     assert found(PROMPT) == [DISK, 32]
 
 
+def test_lookup_counts_what_the_tiers_of_an_engine_hold_together(
+    controller: ControllerProcess, peer: EnginePeer
+) -> None:
+    peer.cache(PROMPT, DISK)
+    peer.cache(PROMPT[:16])
+    peer.evict(PROMPT[:16], DISK)
+    for tells_facts in (False, True):
+        peer.tells_facts = tells_facts
+        answer = controller.post("/lookup", tokens=PROMPT)
+        assert answer.json()["layout_info"][peer.instance_id] == [MEMORY, 42]
+
+
 def test_lookup_takes_what_an_engine_says_to_the_token(
     controller: ControllerProcess, peer: EnginePeer
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from lmcache_core.api import Capability, PutStatus
 from lmcache_core.api.frames import HEADER_BYTES
-from lmcache_core.api.messages import PinCommand
+from lmcache_core.api.messages import PinCommand, SettleCommand
 from lmcache_core.api.pins import OnMissing
 from lmcache_core.config import TierRules
 from lmcache_core.engine.commands import CommandRunner
@@ -506,7 +506,18 @@ def test_a_pin_in_host_memory_brings_nothing_down(tiers):
     assert near.puts == far.puts == 0
 
 
-# -- clear and events -----------------------------------------------------------
+# -- look-ups, clear and events -----------------------------------------------------------
+
+
+def test_a_look_up_counts_what_the_tiers_have_together(tiers):
+    rig, _, _ = tiers(near=BACK, far=BACK, tier_fields=bounds(near=2))
+    rig.serve(LONG)
+    fill(rig, 3)
+    assert held(rig) == {MEMORY: CHUNK_TOKENS, "near": 0, "far": 0}
+    command = SettleCommand(request_id="1", deadline_seconds=1, tokens=tokens_to_bytes(LONG))
+    reply = CommandRunner(rig.engine, "rig", 1).run(command)
+    assert (reply.num_tokens, reply.facts) == (len(LONG), held(rig))
+    assert rig.serve(LONG) == len(LONG) - 1
 
 
 def test_each_tier_is_cleared_and_told_of_by_itself(tiers):
