@@ -27,6 +27,7 @@ from lmcache_core.engine.geometry import Geometry
 from lmcache_core.engine.raw_frames import RawFrames
 from lmcache_core.engine.residents import Residents
 from lmcache_core.engine.storage_tier import StorageTier
+from lmcache_core.engine.tier_host import TierHost
 from lmcache_core.plugins import PluginRegistry
 
 DISK = "LocalDiskBackend"
@@ -91,6 +92,7 @@ def measure(folder: Path, files: int, rounds: int) -> dict[str, float]:
             call_seconds=10,
             capabilities=spec.capabilities,
             rules=TierRules(),
+            host=TierHost("bench", DISK),
         )
         steps = Steps()
         time.sleep(1)

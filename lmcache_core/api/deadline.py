@@ -53,15 +53,3 @@ class Deadline:
         """
         if self.expired:
             raise DeadlineExceededError(what, self.seconds)
-
-    def wait(self, event: threading.Event, step_seconds: float = 0.1) -> bool:
-        """Wait for an event as long as there is time; False where it did not come.
-
-        Args:
-            event: What is waited for.
-            step_seconds: How soon a cancelled wait ends.
-        """
-        while not event.wait(min(step_seconds, self.remaining_seconds)):
-            if self.expired:
-                return False
-        return True

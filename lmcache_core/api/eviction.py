@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from lmcache_core.api.deprecation import deprecated_default
 from lmcache_core.keys import Key
 
 
@@ -59,6 +60,9 @@ class EvictionPolicy(ABC):
         """
         self.remove(key)
 
+    @deprecated_default(
+        "0.2", "implement it, for an order that goes by history; inherited until 0.3"
+    )
     def hold(self, key: Key) -> None:
         """Keep a key from being a victim until it is released.
 
@@ -66,6 +70,9 @@ class EvictionPolicy(ABC):
         """
         self.remove(key)
 
+    @deprecated_default(
+        "0.2", "implement it, for an order that goes by history; inherited until 0.3"
+    )
     def release(self, key: Key) -> None:
         """Let a held key be a victim again.
 

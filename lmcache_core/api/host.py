@@ -95,9 +95,7 @@ class NoEvents(KeyEvents):
 class CallerExecutor(Executor):
     """Runs everything at once on the thread that submits it."""
 
-    def submit(
-        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Future[T]:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run it, and return what has come of it."""
         future: Future[Any] = Future()
         try:

@@ -34,8 +34,9 @@ class ApiVersion(NamedTuple):
         return plugin.major == self.major and plugin.minor <= self.minor
 
 
-PLUGIN_API = ApiVersion(0, 1)
-"""The plugin interface of this core."""
+PLUGIN_API = ApiVersion(0, 2)
+"""The plugin interface of this core. The minor goes up with every addition, so
+that a plugin that uses one says so and an older core refuses it with the reason."""
 
 
 class EmptyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

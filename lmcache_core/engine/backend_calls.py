@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -28,6 +29,11 @@ class BackendCalls:
         self._tier = tier
         self._backend = backend
         self._seconds = seconds
+        self._cancel = threading.Event()
+
+    def cancel(self) -> None:
+        """Take the time away from all calls, those under way and those to come."""
+        self._cancel.set()
 
     def open(self) -> None:
         """Open the store.
@@ -72,7 +78,7 @@ class BackendCalls:
         self, what: str, call: Callable[[Deadline], list[Answer]], keys: Sequence[Key]
     ) -> list[Answer]:
         try:
-            answers = call(Deadline(self._seconds))
+            answers = call(Deadline(self._seconds, self._cancel))
             answered = len(answers)
         except LMCacheError:
             raise

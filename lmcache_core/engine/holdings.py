@@ -30,6 +30,8 @@ COUNTERS = (
     "refused_frames",
     "demoted_frames",
     "demotions_dropped",
+    "came_frames",
+    "gone_frames",
 )
 """What is counted of a storage tier."""
 

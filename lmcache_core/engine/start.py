@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from lmcache_core.api.connector import KVGroup
+from lmcache_core.api.deprecation import warn_of_inherited
 from lmcache_core.api.pins import PinReport
 from lmcache_core.config import EngineConfig
 from lmcache_core.engine.agent import ControlAgent
@@ -62,6 +63,8 @@ def start(
     seal = FrameSeal(namespace.digest(), geometry)
     policy = registry.eviction_policy(config.cache_policy)
     make_policy = policy.load()
+    memory_policy = make_policy(policy.config())
+    warn_of_inherited(memory_policy)
     starter = TierStarter(
         config,
         registry,
@@ -85,7 +88,7 @@ def start(
             memory_name=memory.backend,
             capacity_bytes=memory.capacity_bytes or 0,
             staging_bytes=config.staging_bytes,
-            policy=make_policy(policy.config()),
+            policy=memory_policy,
             storage=storage,
             seal=seal,
             lock=lock,

@@ -7,7 +7,7 @@ know is handed to the engine through callbacks, which take the engine's lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from lmcache_core.api import Capability, StorageBackend
@@ -26,6 +26,7 @@ from lmcache_core.engine.recovery import Recovery
 from lmcache_core.engine.residents import Residents
 from lmcache_core.engine.sealer import Sealer, Sealing
 from lmcache_core.engine.tier_asker import TierAsker
+from lmcache_core.engine.tier_host import TierHost
 from lmcache_core.engine.tier_reader import Callback, TierReader
 from lmcache_core.engine.tier_writer import TierWriter
 from lmcache_core.engine.workers import Workers
@@ -58,6 +59,7 @@ class StorageTier:
         call_seconds: Deadline of one backend call.
         capabilities: What the backend declares.
         rules: Which chunks it is to have, and when.
+        host: What the backend has been handed.
 
     Attributes:
         name: See above.
@@ -84,6 +86,7 @@ class StorageTier:
         call_seconds: float,
         capabilities: Capability,
         rules: TierRules,
+        host: TierHost,
     ) -> None:
         shared = self.shared = Capability.SHARED in capabilities
         self.name = name
@@ -99,6 +102,7 @@ class StorageTier:
         self._holdings = Holdings(name, residents, book, lock, most_frames=most_frames)
         self.breaker: Breaker = self._holdings.breaker
         self.counters: dict[str, int] = self._holdings.counters
+        self._host = host
         self._calls = BackendCalls(name, backend, call_seconds)
         self._writes = Workers(f"lmcache-{name}-write")
         self._reads = Workers(f"lmcache-{name}-read", READERS)
@@ -132,6 +136,7 @@ class StorageTier:
         Raises:
             BackendError: The store cannot be used.
         """
+        self._host.attach(self._holdings)
         self._holdings.on_admitted = on_admitted
         self._holdings.on_evicted = on_evicted
         self._holdings.on_evicting = on_evicting
@@ -258,18 +263,33 @@ class StorageTier:
             healthy=self._writes.running and self.breaker.healthy,
         )
 
+    def totals(self) -> Mapping[str, int]:
+        """Running totals of the tier and of its backend, by name; under the lock."""
+        return {**self.counters, **self._host.totals()}
+
     def close(self) -> None:
-        """Finish what is queued, within a bound, and close the backend and the serdes."""
+        """Finish what is queued, within a bound, and close the backend and the serdes.
+
+        What is under way after that time is cancelled, and has as much again
+        to notice.
+        """
         if self._recovery is not None:
             self._recovery.stopping = True
         opened = self._writes.running
-        closed = [part.close() for part in (self._sealer, self._writes, self._reads)]
-        if not all(closed):
-            log.warning("tier.close_abandoned_call", tier=self.name)
-            return
+        if not self._end_threads():
+            self._calls.cancel()
+            if not self._end_threads():
+                log.warning("tier.close_abandoned_call", tier=self.name)
+                return
         if opened:
             try:
                 self._backend.close()
             except Exception:
                 log.exception("tier.close_failed", tier=self.name)
+        if not self._host.close():
+            log.warning("tier.close_abandoned_thread", tier=self.name)
         self._form.close()
+
+    def _end_threads(self) -> bool:
+        ended = [part.close() for part in (self._sealer, self._writes, self._reads)]
+        return all(ended)

@@ -203,7 +203,7 @@ class TierEvents(KeyEvents):
             for key, nbytes in frames:
                 if len(key) == KEY_BYTES and nbytes > 0 and key not in holdings.residents:
                     holdings.take(Known(key, nbytes, holdings.book.guess(nbytes)))
-                    holdings.counters["found_frames"] += 1
+                    holdings.counters["came_frames"] += 1
 
     def gone(self, keys: Sequence[Key]) -> None:
         """Account for frames that were there and are not."""
@@ -214,4 +214,4 @@ class TierEvents(KeyEvents):
             for key in keys:
                 if key in holdings.residents:
                     holdings.forget(key)
-                    holdings.counters["missing_frames"] += 1
+                    holdings.counters["gone_frames"] += 1

@@ -290,7 +290,7 @@ class TierStack:
         """Running totals of the tiers, by name."""
         totals = {f"{self.memory.name}.evictions": self.memory.evictions}
         for tier in self.storage:
-            totals.update({f"{tier.name}.{name}": n for name, n in tier.counters.items()})
+            totals.update({f"{tier.name}.{name}": n for name, n in tier.totals().items()})
         return totals
 
     def _note_admitted(self, entry: Entry) -> None:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from lmcache_core.api import BackendContext, EvictionPolicy, KVSpec, StorageBackendSpec
+from lmcache_core.api import EvictionPolicy, KVSpec, StorageBackendSpec
 from lmcache_core.config import EngineConfig, SerdeConfig, TierConfig, plugin_section
 from lmcache_core.engine.encoded_frames import EncodedFrames
 from lmcache_core.engine.frame import FrameSeal
@@ -18,6 +18,7 @@ from lmcache_core.engine.raw_frames import RawFrames
 from lmcache_core.engine.residents import Residents
 from lmcache_core.engine.serde_chain import Link, SerdeChain
 from lmcache_core.engine.storage_tier import READERS, StorageTier
+from lmcache_core.engine.tier_host import TierHost
 from lmcache_core.errors import ConfigError
 from lmcache_core.keys import Namespace
 from lmcache_core.plugins import PluginRegistry
@@ -75,12 +76,12 @@ class TierStarter:
             )
             raise ConfigError(message, key="storage")
         section = plugin_section(spec.config, tier.options, f"storage backend {spec.name}")
-        context = BackendContext(instance_id=self._config.instance_id, tier=spec.name)
+        host = TierHost(self._config.instance_id, spec.name)
         residents = Residents(tier.capacity_bytes or 0, policy)
         form = self._form(tier.serdes)
         return StorageTier(
             spec.name,
-            spec.load()(section, context),
+            spec.load()(section, host.context),
             residents,
             seal=self._seal,
             form=form,
@@ -95,6 +96,7 @@ class TierStarter:
             call_seconds=self._config.storage_timeout_seconds,
             capabilities=spec.capabilities,
             rules=tier.rules,
+            host=host,
         )
 
     def _form(self, serdes: Sequence[SerdeConfig]) -> FrameForm:

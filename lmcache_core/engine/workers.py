@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 QUEUE_LENGTH = 1024
@@ -58,8 +59,9 @@ class Workers:
                 self._jobs.put(None, timeout=CLOSE_SECONDS)
         except queue.Full:
             return False
+        end = time.monotonic() + CLOSE_SECONDS
         for thread in self._threads:
-            thread.join(CLOSE_SECONDS)
+            thread.join(max(0.0, end - time.monotonic()))
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         return not self._threads
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
+from inspect import isfunction
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -24,6 +27,8 @@ from lmcache_core.errors import PluginError, UnknownNameError
 from lmcache_core.log import get_logger
 from lmcache_core.plugins import hookspecs
 from lmcache_core.plugins.record import PluginRecord, PluginStatus
+from lmcache_core.plugins.trace import VARIABLE as TRACE_VARIABLE
+from lmcache_core.plugins.trace import PluginTrace
 
 log = get_logger(__name__)
 
@@ -37,6 +42,8 @@ REGISTERING_HOOKS = (
     "lmcache_register_engine_connectors",
     "lmcache_register_eviction_policies",
 )
+
+HOOK_PREFIX = "lmcache_"
 
 INSTALL_HINTS = {
     "LocalCPUBackend": "lmcache-backend-local-cpu",
@@ -64,22 +71,32 @@ class PluginRegistry:
         points: Entry points to load, in order.
         blocked: Names of plugins to leave out.
         strict: Whether any broken plugin is fatal, used or not.
+        trace: Logs what is asked of plugins; None for nobody.
 
     Raises:
         PluginError: ``strict`` is set and a plugin is broken.
     """
 
     def __init__(
-        self, points: Iterable[EntryPoint], *, blocked: Iterable[str] = (), strict: bool = False
+        self,
+        points: Iterable[EntryPoint],
+        *,
+        blocked: Iterable[str] = (),
+        strict: bool = False,
+        trace: PluginTrace | None = None,
     ) -> None:
+        self._trace = trace
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._blocked = frozenset(blocked)
         self._specs: dict[tuple[str, str], PluginSpec[Any]] = {}
         self._records: list[PluginRecord] = []
         for point in points:
+            began = time.perf_counter()
             record = self._load(point)
             self._records.append(record)
+            if trace is not None:
+                trace.found(record, time.perf_counter() - began)
             if record.status in (PluginStatus.LOADED, PluginStatus.BLOCKED):
                 continue
             if strict:
@@ -96,9 +113,9 @@ class PluginRegistry:
         """Load every plugin that is installed.
 
         Args:
-            environ: Where ``LMCACHE_PLUGINS_BLOCKED`` (names, by comma) and
-                ``LMCACHE_PLUGINS_STRICT`` (``1``) are read; the process's own
-                by default.
+            environ: Where ``LMCACHE_PLUGINS_BLOCKED`` (names, by comma),
+                ``LMCACHE_PLUGINS_STRICT`` and ``LMCACHE_TRACE_PLUGINS`` (``1``)
+                are read; the process's own by default.
 
         Raises:
             PluginError: Strictness is asked for and a plugin is broken.
@@ -110,6 +127,7 @@ class PluginRegistry:
             found,
             blocked=[name.strip() for name in names if name.strip()],
             strict=env.get("LMCACHE_PLUGINS_STRICT") == "1",
+            trace=PluginTrace() if env.get(TRACE_VARIABLE) == "1" else None,
         )
 
     def offer(self, spec: PluginSpec[Any]) -> None:
@@ -240,7 +258,9 @@ class PluginRegistry:
                     "install versions that match",
                     api,
                 )
-            specs = _collect(module)
+            _refuse_misspelt(module)
+            plugin = module if self._trace is None else self._trace.traced(point.name, module)
+            specs = _collect(plugin, module.__name__)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a stranger's import raises
             return record(PluginStatus.FAILED, f"{type(error).__name__}: {error}", api)
         taken = [spec for spec in specs if (spec.kind, spec.name) in self._specs]
@@ -250,7 +270,7 @@ class PluginRegistry:
                 PluginStatus.SHADOWED, f"offers {names}, which another plugin offers", api, specs
             )
         try:
-            self._manager.register(module, name=point.name)
+            self._manager.register(plugin, name=point.name)
             self._manager.check_pending()  # a hook of a name that nobody calls
         except (ValueError, pluggy.PluginValidationError) as error:
             self._manager.unregister(name=point.name)  # the hooks before the wrong one are in
@@ -272,16 +292,25 @@ def _declared_api(module: ModuleType) -> ApiVersion:
     return ApiVersion(*declared)
 
 
-def _collect(module: ModuleType) -> tuple[PluginSpec[Any], ...]:
-    """Call the module's registering hooks and check what they return."""
+def _collect(plugin: object, module: str) -> tuple[PluginSpec[Any], ...]:
+    """Call a plugin's registering hooks and check what they return."""
     found: list[PluginSpec[Any]] = []
     for hook in REGISTERING_HOOKS:
-        implementation: Callable[[], Iterable[object]] | None = getattr(module, hook, None)
+        implementation: Callable[[], Iterable[object]] | None = getattr(plugin, hook, None)
         if implementation is None:
             continue
         for spec in implementation():
             if not isinstance(spec, PluginSpec):
                 message = f"{hook} returned {spec!r}, which is no PluginSpec"
-                raise PluginError(module.__name__, message)
+                raise PluginError(module, message)
             found.append(spec)
     return tuple(found)
+
+
+def _refuse_misspelt(module: ModuleType) -> None:
+    """Find functions that were meant to be hooks, marked or not, and that nobody would call."""
+    hooks = [name for name in vars(hookspecs) if name.startswith(HOOK_PREFIX)]
+    for name, function in vars(module).items():
+        own = isfunction(function) and function.__module__ == module.__name__
+        if own and name not in hooks and get_close_matches(name, hooks, n=1, cutoff=0.85):
+            raise UnknownNameError("hook", name, hooks)

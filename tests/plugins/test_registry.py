@@ -63,7 +63,7 @@ BROKEN = {
     ),
     "it says nothing of the interface": (
         BACKEND.format(name="x").replace("LMCACHE_PLUGIN_API = (0, 1)", ""),
-        "add LMCACHE_PLUGIN_API = (0, 1)",
+        "add LMCACHE_PLUGIN_API = (0, 2)",
     ),
     "its interface version is no version": (
         BACKEND.format(name="x").replace("= (0, 1)", "= 'zero'"),
@@ -79,7 +79,15 @@ BROKEN = {
     ),
     "its hook has a name that nobody calls": (
         BACKEND.format(name="x") + NOISY + "@hookimpl\ndef lmcache_engine_stoping(): pass\n",
-        "lmcache_engine_stoping",
+        "Did you mean 'lmcache_engine_stopping'?",
+    ),
+    "its hook has a name that nobody calls and is not even marked": (
+        BACKEND.format(name="x").replace("backends():", "backend():").replace("@hookimpl", ""),
+        "Did you mean 'lmcache_register_storage_backends'?",
+    ),
+    "its hook has a name that is like no other": (
+        BACKEND.format(name="x") + NOISY + "@hookimpl\ndef lmcache_tea_is_ready(): pass\n",
+        "lmcache_tea_is_ready",
     ),
 }
 
@@ -112,7 +120,7 @@ def test_a_blocked_plugin_is_not_even_imported(install: Install) -> None:
     assert "LMCACHE_PLUGINS_BLOCKED" in only(registry).reason
 
 
-@pytest.mark.parametrize("declared", [(0, 2), (1, 0), (1, 1)])
+@pytest.mark.parametrize("declared", [(0, 3), (1, 0), (1, 1)])
 def test_a_plugin_of_another_interface_is_incompatible(
     install: Install, declared: tuple[int, int]
 ) -> None:
@@ -126,8 +134,11 @@ def test_a_plugin_of_another_interface_is_incompatible(
         registry.backend("new")
 
 
-def test_a_plugin_of_an_earlier_minor_is_loaded(install: Install) -> None:
-    source = BACKEND.format(name="Dict").replace("(0, 1)", "(0, 0)")
+@pytest.mark.parametrize("declared", [(0, 0), (0, 1), (0, 2)])
+def test_a_plugin_of_an_earlier_minor_is_loaded(
+    install: Install, declared: tuple[int, int]
+) -> None:
+    source = BACKEND.format(name="Dict").replace("(0, 1)", str(declared))
     assert only(PluginRegistry(install("old", source))).status is PluginStatus.LOADED
 
 
@@ -233,3 +244,8 @@ def lmcache_engine_started(instance_id):
     registry = PluginRegistry(points)
     registry.hook.lmcache_engine_started(instance_id="i1")
     assert points[0].load().seen == ["i1"]
+
+
+def test_a_helper_with_a_name_of_its_own_is_no_hook(install: Install) -> None:
+    source = BACKEND.format(name="Dict") + "def lmcache_shelf():\n    return 7\n"
+    assert only(PluginRegistry(install("helpful", source))).status is PluginStatus.LOADED

@@ -65,6 +65,8 @@ def test_every_engine_and_tier_has_its_own_series() -> None:
     )
     metrics.observe({"hit_tokens": 3, "stranded_bytes": 9, "shelf.evictions": 2}, 1)
     metrics.observe({"hit_tokens": 3, "stranded_bytes": 0, "other.evictions": 1}, 1)
+    metrics.observe({"shelf.backend_calls": 2, "shelf.backend_sockets_now": 5}, 1)
+    metrics.observe({"shelf.backend_calls": 1, "shelf.backend_sockets_now": 3}, 1)
     text = generate_latest(registry).decode()
     assert 'vllm:lmcache_hit_tokens_total{engine="0",model_name="m"} 0.0' in text
     assert 'vllm:lmcache_hit_tokens_total{engine="1",model_name="m"} 6.0' in text
@@ -72,6 +74,9 @@ def test_every_engine_and_tier_has_its_own_series() -> None:
     assert (
         'vllm:lmcache_tier_evictions_total{engine="1",location="shelf",model_name="m"} 2.0' in text
     )
+    of_shelf = '{engine="1",location="shelf",model_name="m"}'
+    assert f"vllm:lmcache_tier_backend_calls_total{of_shelf} 3.0" in text
+    assert f"vllm:lmcache_tier_backend_sockets_now{of_shelf} 3.0" in text
 
 
 def test_every_metric_is_in_the_readme() -> None:

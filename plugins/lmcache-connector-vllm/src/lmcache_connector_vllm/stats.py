@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 GAUGES = frozenset({"stranded_bytes"})
 """Totals of the engine that can fall."""
 
+GAUGE_SUFFIX = "_now"
+"""How the names of a backend's own totals end that can fall."""
+
 DESCRIPTIONS = {
     "requests": "Requests that the cache was asked about.",
     "lookup_tokens": "Tokens that were looked up.",
@@ -31,6 +34,11 @@ DESCRIPTIONS = {
     "promotion_timeouts": "Requests that stopped waiting for a promotion.",
     "stranded_bytes": "Bytes of copies that are overdue.",
 }
+
+
+def is_gauge(name: str) -> bool:
+    """Whether a total can fall."""
+    return name in GAUGES or name.endswith(GAUGE_SUFFIX)
 
 
 class CacheStats(KVConnectorStats):  # type: ignore[misc]
@@ -47,7 +55,7 @@ class CacheStats(KVConnectorStats):  # type: ignore[misc]
     def aggregate(self, other: CacheStats) -> CacheStats:
         """Add a later interval to this one."""
         for name, value in other.data.items():
-            self.data[name] = value if name in GAUGES else self.data.get(name, 0) + value
+            self.data[name] = value if is_gauge(name) else self.data.get(name, 0) + value
         return self
 
     def reduce(self) -> dict[str, int | float]:
@@ -78,7 +86,7 @@ class StatsReader:
         totals = dict(self._facade.counters())
         seen, self._seen = self._seen, totals
         data = {
-            name: total if name in GAUGES else total - seen.get(name, 0)
+            name: total if is_gauge(name) else total - seen.get(name, 0)
             for name, total in totals.items()
             if total != seen.get(name, 0)
         }
@@ -110,7 +118,7 @@ class CachePromMetrics(KVConnectorPromMetrics):  # type: ignore[misc]
         """Add an interval of one engine."""
         for name, value in transfer_stats_data.items():
             child = self._child(name, engine_idx)
-            if name in GAUGES:
+            if is_gauge(name):
                 child.set(value)
             else:
                 child.inc(value)
@@ -128,7 +136,7 @@ class CachePromMetrics(KVConnectorPromMetrics):  # type: ignore[misc]
         metric = f"vllm:lmcache_{'tier_' if tier else ''}{short}"
         family = self._families.get(metric)
         if family is None:
-            make = self._gauge_cls if name in GAUGES else self._counter_cls
+            make = self._gauge_cls if is_gauge(name) else self._counter_cls
             family = self._families[metric] = make(
                 name=metric,
                 documentation=DESCRIPTIONS.get(short, f"{short} of a tier of the cache."),
