@@ -27,15 +27,23 @@ class EvictionPolicy(ABC):
 
     @abstractmethod
     def admit(self, key: Key) -> None:
-        """Take a key that may be evicted from now on."""
+        """Take a key that may be evicted from now on.
+
+        *Guaranteed*: the key is not known; it may have been before.
+        """
 
     @abstractmethod
     def touch(self, key: Key) -> None:
-        """Note a use of a key, held or not; unknown keys are ignored."""
+        """Note a use of a key, held or not.
+
+        *Must*: ignore unknown keys.
+        """
 
     @abstractmethod
     def remove(self, key: Key) -> None:
-        """Forget a key, held or not, and that it was here; unknown keys are ignored.
+        """Forget a key, held or not, and that it was here.
+
+        *Must*: ignore unknown keys.
 
         It was dropped by an operator, lost by its store, or another took its
         place, which says nothing of how useful it is.
@@ -50,10 +58,15 @@ class EvictionPolicy(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of keys that may be evicted, which held ones may not."""
+        """Number of keys that may be evicted.
+
+        *Must not*: count held keys.
+        """
 
     def evict(self, key: Key) -> None:
         """Take out the victim, which goes to make room.
+
+        *Guaranteed*: ``victim`` has just named it.
 
         A policy may remember that the key was here, within a bound, to know
         it when it is admitted again. By default it is removed.
@@ -66,6 +79,8 @@ class EvictionPolicy(ABC):
     def hold(self, key: Key) -> None:
         """Keep a key from being a victim until it is released.
 
+        *Guaranteed*: the key is known and not held.
+
         By default it is removed.
         """
         self.remove(key)
@@ -75,6 +90,8 @@ class EvictionPolicy(ABC):
     )
     def release(self, key: Key) -> None:
         """Let a held key be a victim again.
+
+        *Guaranteed*: the key is held.
 
         By default it is admitted, which makes it a new one: an order that
         goes by a key's history has to implement both.

@@ -90,7 +90,16 @@ class Extent:
 
 
 class MemoryBackend(ABC):
-    """Provides the shared region that a pool hands slots out of."""
+    """Provides the shared region that a pool hands slots out of.
+
+    To write one: subclass, implement the three abstract methods and hand it
+    over in a :class:`~lmcache_core.api.MemoryBackendSpec` from
+    ``lmcache_register_storage_backends``.
+
+    *Guaranteed* for every method: called from the thread that starts or stops
+    the engine or a worker, never while requests are served, so that it may
+    take its time.
+    """
 
     @abstractmethod
     def create(self, nbytes: int) -> Extent:
@@ -117,10 +126,16 @@ class MemoryBackend(ABC):
     def forget_name(self, extent: Extent) -> None:  # noqa: B027 - for most there is nothing to do
         """Take away the name that an extent is attached by, now that all have it.
 
-        Called once, by the last process to attach it. An extent without a
+        *Guaranteed*: called once, by the last process to attach it.
+        *Must*: leave the memory as it is in every process that has it, and
+        give it back to the host with the last of them. An extent without a
         name has nothing to lose.
         """
 
     @abstractmethod
     def release(self, extent: Extent) -> None:
-        """Unmap an extent made or attached here; idempotent."""
+        """Unmap an extent made or attached here.
+
+        *Must*: be idempotent; leave a mapping alone whose views are still
+        held, which goes with the last of them.
+        """

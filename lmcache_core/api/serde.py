@@ -52,9 +52,9 @@ class Serde(ABC):
     def label(self) -> str:
         """What a frame's header says of how it was encoded, for people.
 
-        At most 64 printable characters of ASCII without spaces, commas or colons,
-        for example a key's id. It is public, and ``decode`` is not given it:
-        what decoding needs must be in the encoded bytes.
+        *Must*: be at most 64 printable characters of ASCII without spaces,
+        commas or colons, for example a key's id. It is public, and ``decode``
+        is not given it: what decoding needs must be in the encoded bytes.
         """
         return ""
 
@@ -74,9 +74,9 @@ class Serde(ABC):
         """Return what is to be stored for ``payload``.
 
         *Guaranteed*: ``payload`` is contiguous bytes that do not change
-        meanwhile; it may be empty.
+        meanwhile; it may be empty, or read-only.
         *Must not*: write into ``payload``, which readers share; return
-        a view of it.
+        a view of it, or a buffer that another call writes into.
 
         Raises:
             SerdeError: It cannot be encoded; the frame is not stored.
@@ -96,4 +96,8 @@ class Serde(ABC):
         """
 
     def close(self) -> None:  # noqa: B027 - for most there is nothing to do
-        """Let go of everything; idempotent; nothing is called afterwards."""
+        """Let go of everything; nothing is called afterwards but this.
+
+        *Guaranteed*: no call is under way.
+        *Must*: be idempotent.
+        """

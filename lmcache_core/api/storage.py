@@ -52,7 +52,10 @@ class StorageBackend(ABC):
     *Guaranteed* for every method: ``open`` has returned before any other
     call; none comes after ``close``. Calls come from the tier's own threads,
     several at a time, never from the thread that schedules requests, so they
-    may block until the deadline. Buffers start on a 4096-byte boundary and
+    may block until the deadline, and no longer: the tier waits for the call
+    all the same, because its buffers are in use, and asks nothing meanwhile.
+    When a tier closes it takes the time away from what is still under way;
+    ``Deadline.cancelled`` tells. Buffers start on a 4096-byte boundary and
     belong to the backend only until the call returns.
 
     *Must not*, for every method: keep a reference to a buffer after the call
@@ -62,7 +65,12 @@ class StorageBackend(ABC):
     @property
     @abstractmethod
     def store_id(self) -> str:
-        """Name the bytes: equal on two engines exactly when they share them."""
+        """Name the bytes: equal on two engines exactly when they share them.
+
+        *Guaranteed*: asked for at any time, also before ``open``.
+        *Must*: stay the same as long as the bytes do, across restarts too.
+        *Must not*: ask the store; hold a password.
+        """
 
     @abstractmethod
     def open(self) -> None:
@@ -124,6 +132,10 @@ class StorageBackend(ABC):
     def remove(self, keys: Sequence[Key], deadline: Deadline) -> list[bool]:
         """Remove each frame; tell for each whether it was there.
 
+        *Must*: align the result; find none of them afterwards.
+        *Must not*: remove a frame that another engine has put there since,
+        where the store can tell.
+
         Raises:
             BackendError: The store did not answer.
         """
@@ -147,7 +159,13 @@ class StorageBackend(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of everything; idempotent; nothing is called afterwards."""
+        """Let go of everything; nothing is called afterwards but this.
+
+        *Guaranteed*: no call is under way. Not called where a call never
+        returns: what a backend holds then goes with the process.
+        *Must*: be idempotent; work after an ``open`` that raised; end what
+        the backend has started: threads, processes, connections.
+        """
 
     def sync(self, deadline: Deadline) -> None:
         """Return once all that was put is durable (capability ``SYNC``).
@@ -160,8 +178,16 @@ class StorageBackend(ABC):
     def protect(self, keys: Sequence[Key], protected: bool, deadline: Deadline) -> list[bool]:
         """Keep frames from the store's own eviction (capability ``PROTECT``).
 
+        *Must*: align the result; keep what it has said it keeps until it is
+        told otherwise or the frame is removed.
+        *Must not*: say yes of a key that is not there.
+
         Returns:
             For each key whether it is now as asked.
+
+        Raises:
+            BackendError: The store did not answer; nothing is known to be
+                protected.
         """
         raise NotImplementedError(self._undeclared("PROTECT"))
 
@@ -178,7 +204,11 @@ class StorageBackend(ABC):
         raise NotImplementedError(self._undeclared("SCAN"))
 
     def usage(self) -> StoreUsage:
-        """Tell what the store holds (capability ``USAGE``)."""
+        """Tell what the store holds (capability ``USAGE``).
+
+        *Must*: count whole frames, those that could be read now; answer at
+        once, from what the backend keeps count of.
+        """
         raise NotImplementedError(self._undeclared("USAGE"))
 
     def _undeclared(self, capability: str) -> str:

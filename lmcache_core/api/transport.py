@@ -42,23 +42,43 @@ class EngineLink(ABC):
 
     @abstractmethod
     def send(self, message: EngineMessage) -> bool:
-        """Queue a message; False when the queue is full and it was dropped."""
+        """Queue a message; False when it was dropped.
+
+        *Must*: drop and count where the queue is full, or the message is
+        longer than the other end takes; deliver in order what it has taken,
+        as long as the connection lasts.
+        *Must not*: wait.
+        """
 
     @abstractmethod
     def receive(self, timeout_seconds: float) -> ControllerMessage | None:
-        """Wait for a message; None at the timeout or when woken."""
+        """Wait for a message; None at the timeout or when woken.
+
+        *Must*: drop and count what is no message and go on waiting; hand over
+        a message that is there before it heeds a ``wake``.
+        """
 
     @abstractmethod
     def wake(self) -> None:
-        """Make a ``receive`` that waits in another thread return; thread-safe."""
+        """Make a ``receive`` that waits in another thread return, or else the next one.
+
+        *Guaranteed*: may come from any thread, also after ``close``.
+        """
 
     @abstractmethod
     def stats(self) -> LinkStats:
-        """Counts since the link was made."""
+        """Counts since the link was made.
+
+        *Must*: count every message once, under the outcome it had.
+        """
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the connection within a second; idempotent."""
+        """Let go of the connection.
+
+        *Must*: be idempotent; be done within a second, handing over what is
+        queued if that can be done by then.
+        """
 
 
 class ControllerListener(ABC):
@@ -71,31 +91,61 @@ class ControllerListener(ABC):
     @property
     @abstractmethod
     def address(self) -> str:
-        """Where it listens, with the real port, for example ``tcp://127.0.0.1:9001``."""
+        """Where it listens, for example ``tcp://127.0.0.1:9001``.
+
+        *Must*: have the real port; be what an engine of this host can dial.
+        """
 
     @abstractmethod
     async def receive(self) -> tuple[Peer, EngineMessage]:
-        """Wait for the next message of any peer."""
+        """Wait for the next message of any peer.
+
+        *Must*: hand over the messages of one peer in their order; drop and
+        count what is no message and go on waiting.
+        """
 
     @abstractmethod
     async def send(self, peer: Peer, message: ControllerMessage) -> bool:
-        """Send to a peer without waiting; False when it is gone or its queue is full."""
+        """Send to a peer; False when it is gone or its queue is full.
+
+        *Must*: count what was dropped; deliver in order what it has taken, as
+        long as the connection lasts.
+        *Must not*: wait for the peer.
+        """
 
     @abstractmethod
     def stats(self) -> LinkStats:
-        """Counts since it was made."""
+        """Counts since it was made.
+
+        *Must*: count every message once, under the outcome it had.
+        """
 
     @abstractmethod
     async def close(self) -> None:
-        """Stop listening; idempotent."""
+        """Stop listening.
+
+        *Must*: be idempotent; leave the address free for the next one.
+        """
 
 
 class ControllerTransport(ABC):
-    """Makes both ends for the addresses of its schemes."""
+    """Makes both ends for the addresses of its schemes.
+
+    To write one: subclass, implement both methods and the two ends, hand it
+    over in a :class:`~lmcache_core.api.TransportSpec` from
+    ``lmcache_register_controller_transports``, and run
+    :class:`lmcache_core.testing.ControllerTransportTests` against it.
+
+    *Must*, for both ends: carry the plain values that ``to_wire`` makes, read
+    them back with ``engine_message`` or ``controller_message``, and never
+    with anything that can run code.
+    """
 
     @abstractmethod
     def dial(self, address: str) -> EngineLink:
-        """Make the engine's end; returns at once, also when nobody listens.
+        """Make the engine's end.
+
+        *Must*: return at once, also when nobody listens.
 
         Args:
             address: ``scheme://host:port``.
@@ -106,7 +156,9 @@ class ControllerTransport(ABC):
 
     @abstractmethod
     async def listen(self, address: str) -> ControllerListener:
-        """Listen on an address; port 0 takes any free port.
+        """Listen on an address.
+
+        *Must*: take any free port for port 0.
 
         Raises:
             ConfigError: The address cannot be understood or is taken; the

@@ -149,6 +149,13 @@ class TransportChecks:
         waker.join()
         assert time.monotonic() - began < 5
 
+    def test_a_wake_that_met_nobody_ends_the_next_wait(self, ends: Ends, any_address: str) -> None:
+        link, _ = ends.met(ends.listen(any_address))
+        link.wake()
+        began = time.monotonic()
+        assert link.receive(6) is None
+        assert time.monotonic() - began < 5
+
     def test_a_message_is_taken_though_the_link_was_woken(
         self, ends: Ends, any_address: str
     ) -> None:

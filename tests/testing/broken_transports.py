@@ -206,6 +206,22 @@ class SleepsOn(QueueLink):
             super().wake()
 
 
+@broken("test_a_wake_that_met_nobody_ends_the_next_wait")
+class WakesWhoWaits(QueueLink):
+    waits = False
+
+    def receive(self, timeout_seconds):
+        self.waits = True
+        try:
+            return super().receive(timeout_seconds)
+        finally:
+            self.waits = False
+
+    def wake(self):
+        if self.waits:
+            super().wake()
+
+
 @broken("test_a_message_is_taken_though_the_link_was_woken")
 class DropsWhenWoken(QueueLink):
     def wake(self):

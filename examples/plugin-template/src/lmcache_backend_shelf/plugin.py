@@ -9,7 +9,7 @@ from lmcache_core.api import Capability, StorageBackend, StorageBackendSpec
 
 from lmcache_backend_shelf.config import Config
 
-LMCACHE_PLUGIN_API = (0, 1)
+LMCACHE_PLUGIN_API = (0, 2)
 
 
 @hookimpl

@@ -8,7 +8,7 @@ from lmcache_backend_local_cpu.config import LocalCPUConfig
 from lmcache_core import hookimpl
 from lmcache_core.api import MemoryBackend, MemoryBackendSpec
 
-LMCACHE_PLUGIN_API = (0, 1)
+LMCACHE_PLUGIN_API = (0, 2)
 
 
 @hookimpl

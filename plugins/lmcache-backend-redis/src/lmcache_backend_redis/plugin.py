@@ -8,7 +8,7 @@ from lmcache_backend_redis.config import RedisConfig
 from lmcache_core import hookimpl
 from lmcache_core.api import Capability, StorageBackend, StorageBackendSpec
 
-LMCACHE_PLUGIN_API = (0, 1)
+LMCACHE_PLUGIN_API = (0, 2)
 
 
 @hookimpl

@@ -8,7 +8,7 @@ from typing import Any
 from lmcache_core import hookimpl
 from lmcache_core.api import ConnectorSpec
 
-LMCACHE_PLUGIN_API = (0, 1)
+LMCACHE_PLUGIN_API = (0, 2)
 
 
 def load_connector() -> Callable[..., Any]:

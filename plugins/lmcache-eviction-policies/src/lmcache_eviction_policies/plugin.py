@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from lmcache_core import hookimpl
 from lmcache_core.api import EvictionPolicy, EvictionPolicySpec
 
-LMCACHE_PLUGIN_API = (0, 1)
+LMCACHE_PLUGIN_API = (0, 2)
 
 
 @hookimpl

@@ -8,7 +8,7 @@ from lmcache_core import hookimpl
 from lmcache_core.api import Serde, SerdeSpec
 from lmcache_serde_zstd.config import ZstdConfig
 
-LMCACHE_PLUGIN_API = (0, 1)
+LMCACHE_PLUGIN_API = (0, 2)
 
 
 @hookimpl

@@ -8,7 +8,7 @@ from lmcache_core import hookimpl
 from lmcache_core.api import TransportSpec
 from lmcache_core.api.transport import ControllerTransport
 
-LMCACHE_PLUGIN_API = (0, 1)
+LMCACHE_PLUGIN_API = (0, 2)
 
 
 def load() -> Callable[..., ControllerTransport]:
