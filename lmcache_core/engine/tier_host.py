@@ -201,7 +201,8 @@ class TierEvents(KeyEvents):
             return
         with holdings.lock:
             for key, nbytes in frames:
-                if len(key) == KEY_BYTES and nbytes > 0 and key not in holdings.residents:
+                known = key in holdings.residents or holdings.is_foreign(key)
+                if len(key) == KEY_BYTES and nbytes > 0 and not known:
                     holdings.take(Known(key, nbytes, holdings.book.guess(nbytes)))
                     holdings.counters["came_frames"] += 1
 

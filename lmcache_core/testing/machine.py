@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any, Concatenate, ParamSpec
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir, storage_directory
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from lmcache_core.api import Capability, PutStatus, StorageBackend
@@ -233,16 +236,29 @@ def run_machine(backends: OpenBackends, capabilities: Capability, seconds: float
         seconds: How long to look.
     """
     watch = Watch(seconds)
-    for steps in STEPS:
-        run_state_machine_as_test(
-            lambda: StorageMachine(backends, capabilities, watch),  # type: ignore[arg-type] # any factory will do
-            settings=settings(
-                max_examples=40,
-                stateful_step_count=steps,
-                deadline=None,
-                database=None,
-                derandomize=True,
-                phases=(Phase.generate,),
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+    with nothing_left_behind():
+        for steps in STEPS:
+            run_state_machine_as_test(
+                lambda: StorageMachine(backends, capabilities, watch),  # type: ignore[arg-type] # any factory will do
+                settings=settings(
+                    max_examples=40,
+                    stateful_step_count=steps,
+                    deadline=None,
+                    database=None,
+                    derandomize=True,
+                    phases=(Phase.generate,),
+                    suppress_health_check=list(HealthCheck),
+                ),
+            )
+
+
+@contextmanager
+def nothing_left_behind() -> Iterator[None]:
+    """Let hypothesis keep its notes in a folder that goes, not in the author's."""
+    before = storage_directory(intent_to_write=False).path
+    with TemporaryDirectory(prefix="lmcache-kit-") as folder:
+        set_hypothesis_home_dir(folder)
+        try:
+            yield
+        finally:
+            set_hypothesis_home_dir(before)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 
-from lmcache_core.api import EvictionPolicy, MemoryBackend, Serde, StorageBackend
+from lmcache_core.api import BackendContext, EvictionPolicy, MemoryBackend, Serde, StorageBackend
 from lmcache_core.api.connector import CacheFacade
 from lmcache_core.api.host import KeyEvents, MetricSink
 from lmcache_core.api.transport import ControllerListener, ControllerTransport, EngineLink
+from lmcache_core.engine.tier_host import TierMetrics
 
 PLUGINS_WRITE = (
     StorageBackend,
@@ -44,3 +46,18 @@ def test_every_method_to_be_written_says_what_is_promised(contract: type) -> Non
     assert PROMISE.search(inspect.getdoc(contract) or ""), "of all methods together"
     silent = [name for name, text in public(contract) if not PROMISE.search(text)]
     assert silent == []
+
+
+def test_everything_that_a_backend_is_handed_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/host-services.md").read_text()
+    fields = set(BackendContext.__struct_fields__)
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == fields
+    shown = re.findall(
+        r'\| `(count|gauge|observe)\("(\w+)"(?:, ([\d.]+))?\)` \| (.*?) \| (.*?) \|', page
+    )
+    assert {call for call, *_ in shown} == {"count", "gauge", "observe"}
+    metrics = TierMetrics("shelf")
+    for call, name, value, *_ in shown:
+        getattr(metrics, call)(name, *([float(value)] if value else []))
+    named = [total for *_, totals, _ in shown for total in re.findall(r"`shelf\.(\w+)`", totals)]
+    assert sorted(named) == sorted(metrics.totals())
