@@ -151,7 +151,7 @@ class Disturbance:
             self._process = subprocess.Popen(
                 [
                     str(Path(sys.executable).with_name("lmcache_controller")),
-                    *("--port", port, "--monitor-port", monitor_port),
+                    *("--port", port, "--monitor-port", monitor_port, "--ledger", "none"),
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,

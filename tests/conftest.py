@@ -65,9 +65,10 @@ def free_ports() -> Callable[[int], list[int]]:
 
 
 @pytest.fixture(scope="session")
-def clean_environment() -> dict[str, str]:
-    """The environment less what would steer a server."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_STEERING)}
+def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment less what would steer a server, and with a place for what it keeps."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_STEERING)}
+    return {**kept, "XDG_STATE_HOME": str(tmp_path_factory.mktemp("state"))}
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,12 @@ def controller() -> None:
     help="Serve addresses other machines reach without a token.",
 )
 @click.option(
+    "--ledger",
+    metavar="FILE",
+    help="SQLite file that pins and jobs are kept in, or none to keep them in memory only; "
+    "~/.local/state/lmcache/pins.sqlite if not given.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
     help="What is logged at least; info if not given.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -46,6 +47,13 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="What is logged at least.")
     ] = "info"
+    ledger: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(
+            description="SQLite file that pins and jobs are kept in, or `none` to keep them in "
+            "memory only.",
+        ),
+    ] = None
     timeout_seconds: Annotated[
         Seconds, Meta(description="Deadline of a request that names none.")
     ] = 10.0
@@ -66,6 +74,24 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         """Where engines dial."""
         host = f"[{self.monitor_host}]" if ":" in self.monitor_host else self.monitor_host
         return f"tcp://{host}:{self.monitor_port}"
+
+    @property
+    def ledger_path(self) -> Path | None:
+        """The file of the pin ledger, or None where there is to be none.
+
+        Raises:
+            ConfigError: None is named and there is no home directory.
+        """
+        if self.ledger in ("none", ":memory:"):
+            return None
+        try:
+            if self.ledger is not None:
+                return Path(self.ledger).expanduser()
+            state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        except RuntimeError as error:
+            message = f"there is no home directory to keep the ledger in ({error}); name a file"
+            raise ConfigError(message, key="ledger") from error
+        return Path(state) / "lmcache" / "pins.sqlite"
 
 
 def load_controller_config(

@@ -53,6 +53,10 @@ class LedgerFullError(LMCacheError):
         self.facts = facts
 
 
+class LedgerUnavailableError(LMCacheError):
+    """The ledger's file cannot be written, so that nothing can be acknowledged."""
+
+
 class PreconditionError(ConflictError):
     """``If-Match`` or ``If-None-Match`` does not hold."""
 

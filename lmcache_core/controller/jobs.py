@@ -1,4 +1,9 @@
-"""Operations under their event id, kept for a while after they end."""
+"""Operations under their event id, kept for a while after they end.
+
+Those that change something are kept in the ledger's file, too. One that was
+under way when the controller ended is ``unknown`` from then on: nobody can say
+how it went, and never that it went well.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from lmcache_core.controller.journal import Journal
 from lmcache_core.errors import UnknownNameError
 
 MAX_JOBS = 8192
@@ -23,6 +29,16 @@ class JobState(enum.Enum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+    UNKNOWN = "unknown"
+    """The controller ended while it was under way."""
+
+
+TABLE = "jobs"
+
+DURABLE = frozenset({"Pin", "Unpin", "PutPin", "PatchPin", "DeletePin", "Clear", "Move"})
+"""Operations that change something."""
+
+INTERRUPTED = "the controller ended while this was under way; ask for what it was to do"
 
 
 class Job(msgspec.Struct, kw_only=True):
@@ -50,10 +66,22 @@ class Job(msgspec.Struct, kw_only=True):
 
 
 class Jobs:
-    """Jobs by event id, bounded."""
+    """Jobs by event id, bounded.
 
-    def __init__(self) -> None:
+    Args:
+        journal: Where those that change something are kept; what it kept is
+            taken up.
+    """
+
+    def __init__(self, journal: Journal | None = None) -> None:
         self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._journal = journal or Journal()
+        self._journal.source(TABLE, self._record)
+        for event_id, job in self._journal.read(TABLE, Job):
+            if job.state is JobState.RUNNING:
+                job.state, job.detail = JobState.UNKNOWN, INTERRUPTED
+                self._journal.note(TABLE, event_id, lazily=True)
+            self._jobs[event_id] = job
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
 
@@ -65,6 +93,7 @@ class Jobs:
         began = time.monotonic()
         self._jobs[event_id] = job
         self._make_room()
+        self._note(job)
         try:
             yield job
             job.state = JobState.DONE
@@ -77,6 +106,7 @@ class Jobs:
             outcome = operation, job.state.value
             self.outcomes[outcome] += 1
             self.seconds[outcome] += time.monotonic() - began
+            self._note(job)
 
     def get(self, event_id: str) -> Job:
         """A job.
@@ -92,7 +122,17 @@ class Jobs:
 
     def _make_room(self) -> None:
         while len(self._jobs) > MAX_JOBS:
-            oldest = next((i for i, job in self._jobs.items() if job.ended_at is not None), None)
+            oldest = next(
+                (i for i, job in self._jobs.items() if job.state is not JobState.RUNNING), None
+            )
             if oldest is None:
                 return
-            del self._jobs[oldest]
+            self._note(self._jobs.pop(oldest))
+
+    def _note(self, job: Job) -> None:
+        if job.operation in DURABLE:
+            # It goes with the commit that the operation makes for itself.
+            self._journal.note(TABLE, job.event_id, lazily=True)
+
+    def _record(self, event_id: str) -> Job | None:
+        return self._jobs.get(event_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
@@ -14,7 +13,12 @@ from lmcache_core.api.pins import OnMissing, PinState
 from lmcache_core.controller.commands import Commands
 from lmcache_core.controller.directory import Directory
 from lmcache_core.controller.engine_record import EngineRecord
-from lmcache_core.controller.failures import EngineRefusedError, PreconditionError
+from lmcache_core.controller.failures import (
+    EngineRefusedError,
+    LedgerFullError,
+    LedgerUnavailableError,
+    PreconditionError,
+)
 from lmcache_core.controller.ledger import Ledger
 from lmcache_core.controller.pin_row import PinContent, PinRow
 from lmcache_core.errors import (
@@ -100,6 +104,7 @@ class PinKeeper:
                     )
                     raise ConflictError(message)
                 if old.state is PinState.ACTIVE:
+                    await self._ledger.synced(deadline)
                     return Kept(old, created=False, num_tokens=old.tokens_pinned)
                 return await self._ask_again(old, deadline)
             return await self._change(pin_id, old, content, deadline)
@@ -160,7 +165,7 @@ class PinKeeper:
             place = row.places.get(name) if row else None
             if row is None or place is None or place.told == row.version:
                 return
-            request = row.again(name, now=time.time())
+            request = row.again(name, now=self._ledger.now())
             self._take(await self._commands.ask(engine, deadline, PinCommand, pin=request))
 
     async def tell_released(
@@ -189,22 +194,35 @@ class PinKeeper:
         engines = self.check(content)
         identities = {name: engine.identity for name, engine in engines.items()}
         row = self._ledger.put(pin_id, content, identities)
+        try:
+            # An engine must not hold what a crash would let the ledger forget.
+            await self._ledger.synced(deadline)
+        except (LedgerFullError, LedgerUnavailableError):
+            self._undo(row, old)
+            raise
         answers = await asyncio.gather(
             *(self._ask(engine, row, deadline) for engine in engines.values())
         )
         refused = [a for a in answers if isinstance(a, EngineRefusedError)]
         if refused:
-            # A change is made everywhere or nowhere: whoever took it is told
-            # what holds instead when it is next heard of.
-            if old is None:
-                self._ledger.release(row)
-            else:
-                self._ledger.restore(old)
+            self._undo(row, old)
+            await self._ledger.synced(deadline)
             raise refused[0]
+        await self._ledger.synced(deadline)
         numbers = [a for a in answers if isinstance(a, int)]
         if not numbers:
             raise next(a for a in answers if isinstance(a, LMCacheError))
         return Kept(row, created=old is None, num_tokens=max(numbers))
+
+    def _undo(self, row: PinRow, old: PinRow | None) -> None:
+        """Take back a change: it is made everywhere or nowhere.
+
+        An engine that took it is told what holds instead when it is next heard of.
+        """
+        if old is None:
+            self._ledger.release(row)
+        else:
+            self._ledger.restore(old)
 
     async def _ask_again(self, row: PinRow, deadline: Deadline) -> Kept:
         engines = self.check(row.content)
@@ -213,7 +231,9 @@ class PinKeeper:
             for name, engine in engines.items()
             if row.places[name].state is not PinState.ACTIVE
         ]
+        await self._ledger.synced(deadline)
         answers = await asyncio.gather(*waits)
+        await self._ledger.synced(deadline)
         failures = [a for a in answers if isinstance(a, LMCacheError)]
         if failures and not row.tokens_pinned:
             raise failures[0]
@@ -222,7 +242,7 @@ class PinKeeper:
     async def _ask(
         self, engine: EngineRecord, row: PinRow, deadline: Deadline
     ) -> int | LMCacheError:
-        now, name = time.time(), engine.instance_id
+        now, name = self._ledger.now(), engine.instance_id
         # What was lost stays reserved; what was never there is looked for anew.
         lost = row.places[name].state is PinState.DEGRADED
         request = row.again(name, now=now) if lost else row.request(name, now=now)
@@ -239,6 +259,7 @@ class PinKeeper:
         self._ledger.take(reply.instance_id, reply.pin)
 
     async def _tell_released(self, row: PinRow, deadline: Deadline) -> Released:
+        await self._ledger.synced(deadline)
         answers = await asyncio.gather(
             *(self._tell_one(name, row, deadline) for name in row.places)
         )

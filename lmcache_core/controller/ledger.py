@@ -1,20 +1,38 @@
-"""The pin ledger, in memory: what was asked for, and what engines hold of it."""
+"""The pin ledger: what was asked for, and what engines hold of it.
+
+It lives in memory; the journal takes what must outlive the process to a file.
+"""
 
 from __future__ import annotations
 
 import heapq
-import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 from sortedcontainers import SortedDict
 
+from lmcache_core.api.deadline import Deadline
 from lmcache_core.api.pins import PinReport, PinRequest, PinState, Renew
 from lmcache_core.controller.failures import LedgerFullError
+from lmcache_core.controller.journal import Journal
+from lmcache_core.controller.ledger_clock import LedgerClock
+from lmcache_core.controller.pin_record import (
+    META,
+    META_KEY,
+    PINS,
+    STANDINGS,
+    LedgerMeta,
+    PinRecord,
+    Standing,
+    row_of,
+)
 from lmcache_core.controller.pin_row import PinContent, PinRow, Place, PlaceState, sane_ttl
 from lmcache_core.controller.tombstones import Tombstones
+from lmcache_core.log import get_logger
+
+log = get_logger(__name__)
 
 MAX_PINS = 1 << 16
 MAX_BYTES = 48 << 20
@@ -37,8 +55,12 @@ class Ledger:
     version before it, so that a controller which has lost its ledger still
     goes above what engines remember.
 
+    A deadline is kept as Unix time and means the seconds that have passed: a
+    clock that is set moves all deadlines with it.
+
     Args:
-        wall: Unix time.
+        journal: Where it is kept; what it kept is taken up.
+        clock: Unix time.
         max_pins: Pins kept, those that have expired lately included.
         max_bytes: Bound of all their content.
 
@@ -49,14 +71,16 @@ class Ledger:
 
     def __init__(
         self,
-        wall: Callable[[], float] = time.time,
+        journal: Journal | None = None,
+        clock: LedgerClock | None = None,
         *,
         max_pins: int = MAX_PINS,
         max_bytes: int = MAX_BYTES,
     ) -> None:
+        self._journal = journal or Journal()
+        self._clock = clock or LedgerClock()
         self.ledger_id = uuid.uuid4().hex
-        self.tombstones = Tombstones()
-        self._wall = wall
+        self.tombstones = Tombstones(self._journal)
         self._max_pins = max_pins
         self._max_bytes = max_bytes
         self._rows: SortedDict[str, PinRow] = SortedDict()
@@ -67,6 +91,7 @@ class Ledger:
         # Engines remember what was released; a clock that is set back must
         # not bring a version that they have seen.
         self._highest = 0
+        self._take_up()
 
     def __len__(self) -> int:
         """Number of pins, those that have expired lately included."""
@@ -81,6 +106,24 @@ class Ledger:
         for pin_id in self._rows.irange(minimum=after, inclusive=(False, True)):
             yield self._rows[pin_id]
 
+    async def synced(self, deadline: Deadline) -> None:
+        """Wait until a crash would lose nothing of what the ledger says now.
+
+        Raises:
+            LedgerFullError: The disk is full.
+            LedgerUnavailableError: It cannot be written.
+            DeadlineExceededError: It takes longer.
+        """
+        await self._journal.synced(deadline)
+
+    def now(self) -> float:
+        """Unix time, as deadlines are counted in."""
+        jump = self._clock.jump()
+        if jump:
+            log.warning("ledger.clock_set", seconds=round(jump, 3))
+            self._shift_deadlines(jump)
+        return self._clock.wall()
+
     def put(self, pin_id: str, content: PinContent, identities: dict[str, bytes]) -> PinRow:
         """Write a pin's next version, as pending.
 
@@ -92,7 +135,7 @@ class Ledger:
         Raises:
             LedgerFullError: There is no room.
         """
-        now = self._wall()
+        now = self.now()
         old = self._rows.get(pin_id)
         row = PinRow(
             pin_id=pin_id,
@@ -113,7 +156,7 @@ class Ledger:
 
     def restore(self, old: PinRow) -> PinRow:
         """Write what a pin was before a change that was refused, as its next version."""
-        now = self._wall()
+        now = self.now()
         row = msgspec.structs.replace(
             old,
             version=self._next_version(old.pin_id, now),
@@ -125,7 +168,7 @@ class Ledger:
 
     def release(self, row: PinRow) -> PinRow:
         """End a pin; each of its engines owes an acknowledgement."""
-        now = self._wall()
+        now = self.now()
         version = self._next_version(row.pin_id, now)
         self._drop(row)
         for instance_id in row.places:
@@ -135,14 +178,18 @@ class Ledger:
 
     def take(self, instance_id: str, report: PinReport) -> None:
         """Take an engine's report on the present version of a pin; others are passed over."""
+        now = self.now()
         row = self._rows.get(report.pin_id)
         place = row.places.get(instance_id) if row else None
         if row is None or place is None or row.ended or report.version != row.version:
             return
+        kept = place.covered, row.expires_at
         place.take(report, row.content.num_tokens)
         self._settle(instance_id, row.pin_id)
         if row.content.renew is Renew.ON_HIT and (left := sane_ttl(report.ttl_seconds)) is not None:
-            row.expires_at = max(row.expires_at or 0.0, self._wall() + left)
+            row.expires_at = max(row.expires_at or 0.0, now + left)
+        if kept != (place.covered, row.expires_at):
+            self._journal.note(STANDINGS, row.pin_id, lazily=True)
 
     def adopt(
         self, instance_id: str, identity: bytes, request: PinRequest, report: PinReport
@@ -152,7 +199,7 @@ class Ledger:
         Raises:
             LedgerFullError: There is no room.
         """
-        now = self._wall()
+        now = self.now()
         row = self._rows.get(request.pin_id)
         ttl = sane_ttl(request.ttl_seconds)
         places = dict(row.places) if row and row.version == request.version else {}
@@ -204,7 +251,7 @@ class Ledger:
 
     def expire(self) -> list[PinRow]:
         """End the pins whose time is up and return them; forget those that ended long ago."""
-        now = self._wall()
+        now = self.now()
         ended: list[PinRow] = []
         while self._ends and self._ends[0][0] <= now:
             _, pin_id = heapq.heappop(self._ends)
@@ -218,8 +265,12 @@ class Ledger:
                 self._drop(row)
             else:
                 row.ended = PinState.EXPIRED
+                self._journal.note(STANDINGS, pin_id, lazily=True)
                 for instance_id in row.places:
                     self._settle(instance_id, pin_id)
+                    # Who is away for longer than the pin is remembered here
+                    # must not bring it back.
+                    self.tombstones.bury(pin_id, instance_id, row.version)
                 heapq.heappush(self._ends, (now + EXPIRED_KEPT_SECONDS, pin_id))
                 ended.append(row)
         return ended
@@ -228,7 +279,55 @@ class Ledger:
         row = self._rows.get(pin_id)
         known = max(row.version if row else 0, self.tombstones.highest(pin_id), self._highest)
         self._highest = max(int(now * 1000), known + 1)
+        self._journal.note(META, META_KEY)
         return self._highest
+
+    def _take_up(self) -> None:
+        """Take up what the journal has kept."""
+        for table, read in (
+            (META, self._meta),
+            (PINS, self._pin_record),
+            (STANDINGS, self._standing),
+        ):
+            self._journal.source(table, read)
+        now = self.now()
+        set_back = 0.0
+        for _, meta in self._journal.read(META, LedgerMeta):
+            self.ledger_id, self._highest = meta.ledger_id, meta.highest
+            set_back = min(0.0, now - meta.written_at)
+        standings = dict(self._journal.read(STANDINGS, Standing))
+        for pin_id, record in self._journal.read(PINS, PinRecord):
+            if pin_id not in standings:
+                raise self._journal.damaged(STANDINGS, pin_id, "it is not there")
+            row = row_of(pin_id, record, standings[pin_id])
+            if row.expires_at is not None:
+                # A clock that was set back meanwhile has done so by that at least.
+                row.expires_at += set_back
+                if row.content.renew is Renew.ON_HIT and not row.ended:
+                    # Engines have gone on counting hits; they say so when they register.
+                    row.expires_at = max(row.expires_at, now)
+            self._put_in(row)
+        if self._rows:
+            log.info("ledger.taken_up", pins=len(self._rows), tombstones=len(self.tombstones))
+        self.expire()
+
+    def _shift_deadlines(self, seconds: float) -> None:
+        for row in self._rows.values():
+            if row.expires_at is not None:
+                row.expires_at += seconds
+                self._journal.note(STANDINGS, row.pin_id, lazily=True)
+        self._rebuild_ends()
+
+    def _meta(self, _key: str) -> LedgerMeta:
+        return LedgerMeta(self.ledger_id, self._highest, self._clock.wall())
+
+    def _pin_record(self, pin_id: str) -> PinRecord | None:
+        row = self._rows.get(pin_id)
+        return None if row is None else PinRecord.of(row)
+
+    def _standing(self, pin_id: str) -> Standing | None:
+        row = self._rows.get(pin_id)
+        return None if row is None else Standing.of(row)
 
     def _write(self, row: PinRow) -> None:
         old = self._rows.get(row.pin_id)
@@ -238,21 +337,33 @@ class Ledger:
             for instance_id in old.places.keys() - row.places.keys():
                 if not old.ended:
                     self.tombstones.bury(row.pin_id, instance_id, row.version)
+        self._put_in(row)
+        self._journal.note(PINS, row.pin_id)
+        self._journal.note(STANDINGS, row.pin_id)
+        for instance_id in row.places:
+            self.tombstones.clear(row.pin_id, instance_id)
+
+    def _put_in(self, row: PinRow) -> None:
         self._rows[row.pin_id] = row
         self._bytes += row.content.nbytes
         for instance_id in row.places:
             self._by_instance[instance_id].add(row.pin_id)
-            self._unsettled[instance_id].add(row.pin_id)
-            self.tombstones.clear(row.pin_id, instance_id)
+            if not row.ended:
+                self._unsettled[instance_id].add(row.pin_id)
         if (due := _due(row)) is not None:
             heapq.heappush(self._ends, (due, row.pin_id))
         if len(self._ends) > 2 * len(self._rows) + MIN_ENDS:
             # Each renewal leaves its old end behind until that would have come.
-            self._ends = [(d, i) for i, r in self._rows.items() if (d := _due(r)) is not None]
-            heapq.heapify(self._ends)
+            self._rebuild_ends()
+
+    def _rebuild_ends(self) -> None:
+        self._ends = [(d, i) for i, r in self._rows.items() if (d := _due(r)) is not None]
+        heapq.heapify(self._ends)
 
     def _drop(self, row: PinRow) -> None:
         del self._rows[row.pin_id]
+        self._journal.note(PINS, row.pin_id)
+        self._journal.note(STANDINGS, row.pin_id)
         self._bytes -= row.content.nbytes
         for instance_id in row.places:
             self._settle(instance_id, row.pin_id)

@@ -12,8 +12,10 @@ from lmcache_core.config.controller import ControllerConfig
 from lmcache_core.controller.commands import Commands
 from lmcache_core.controller.directory import Directory
 from lmcache_core.controller.jobs import Jobs
+from lmcache_core.controller.journal import Journal
 from lmcache_core.controller.keeper import PinKeeper
 from lmcache_core.controller.ledger import Ledger
+from lmcache_core.controller.ledger_file import LedgerFile
 from lmcache_core.controller.lookup import Lookup
 from lmcache_core.controller.placement import Placement
 from lmcache_core.controller.reception import Reception
@@ -31,6 +33,7 @@ class ControlPlane:
         config: Its configuration.
         registry: The installed plugins.
         listener: Where engines dial; closed with the plane.
+        journal: Where pins and jobs are kept; closed with the plane.
 
     Attributes:
         directory: The engines.
@@ -40,22 +43,28 @@ class ControlPlane:
         lookup: Answers who holds a token sequence.
         keeper: How pins are made, changed and released.
         jobs: Operations under their event id.
+        journal: Where pins and jobs are kept.
         started_at: Unix time.
     """
 
     def __init__(
-        self, config: ControllerConfig, registry: PluginRegistry, listener: ControllerListener
+        self,
+        config: ControllerConfig,
+        registry: PluginRegistry,
+        listener: ControllerListener,
+        journal: Journal,
     ) -> None:
         self.config = config
         self.registry = registry
         self.listener = listener
+        self.journal = journal
         self.directory = Directory()
         self.placement = Placement()
-        self.ledger = Ledger()
+        self.ledger = Ledger(journal)
         self.commands = Commands(listener.send)
         self.keeper = PinKeeper(self.directory, self.ledger, self.commands)
         self.lookup = Lookup(self.directory, self.placement, self.commands)
-        self.jobs = Jobs()
+        self.jobs = Jobs(journal)
         self.started_at = time.time()
         self._reconciler = Reconciler(self.ledger, self.keeper)
         self.reception = Reception(
@@ -73,21 +82,31 @@ class ControlPlane:
 
     @classmethod
     async def open(cls, config: ControllerConfig, registry: PluginRegistry) -> ControlPlane:
-        """Listen for engines.
+        """Open the ledger and listen for engines.
 
         Raises:
-            ConfigError: The address is taken or wrong.
+            ConfigError: The address is taken or wrong, or the ledger cannot be used.
             UnknownNameError: No transport is installed for it.
         """
-        spec = registry.transport(config.monitor_address)
-        listener = await spec.load()(spec.config()).listen(config.monitor_address)
-        log.info("controller.listening", address=listener.address, transport=spec.name)
-        return cls(config, registry, listener)
+        path = config.ledger_path
+        journal = Journal(None if path is None else LedgerFile.open(path))
+        try:
+            spec = registry.transport(config.monitor_address)
+            listener = await spec.load()(spec.config()).listen(config.monitor_address)
+            log.info("controller.listening", address=listener.address, transport=spec.name)
+            try:
+                return cls(config, registry, listener, journal)
+            except BaseException:
+                await listener.close()
+                raise
+        except BaseException:
+            await journal.close()
+            raise
 
     @property
     def is_ready(self) -> bool:
-        """Whether engines are being listened to."""
-        return not any(task.done() for task in self._tasks)
+        """Whether engines are being listened to and the ledger can be written."""
+        return self.journal.failure is None and not any(task.done() for task in self._tasks)
 
     def deadline(self, timeout_s: float | None) -> Deadline:
         """The deadline of a request."""
@@ -103,3 +122,4 @@ class ControlPlane:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await self.listener.close()
+        await self.journal.close()

@@ -16,6 +16,7 @@ from lmcache_core.controller.failures import (
     EngineRefusedError,
     FieldError,
     LedgerFullError,
+    LedgerUnavailableError,
     PreconditionError,
     TooManyError,
 )
@@ -64,6 +65,7 @@ _KINDS: dict[type[LMCacheError], tuple[int, str]] = {
     TooManyError: (429, "too-many"),
     CapacityError: (507, "no-room"),
     LedgerFullError: (507, "no-room"),
+    LedgerUnavailableError: (503, "ledger-unavailable"),
     EngineAwayError: (503, "engine-away"),
     DeadlineExceededError: (504, "deadline-exceeded"),
 }
@@ -87,6 +89,7 @@ _TITLES = {
     "too-many": "Too much is under way",
     "no-room": "There is no room for it",
     "engine-away": "The engine cannot be asked",
+    "ledger-unavailable": "The pin ledger cannot be written",
     "engine-failed": "The engine failed",
     "deadline-exceeded": "The deadline has passed",
     "not-cached": "Something that has to be cached is not",

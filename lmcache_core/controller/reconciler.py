@@ -120,6 +120,7 @@ class Reconciler:
     async def _settle(self, engine: EngineRecord) -> None:
         name = engine.instance_id
         try:
+            await self._ledger.synced(Deadline(COMMAND_SECONDS))
             for pin_id, version in self._ledger.tombstones.owed(name):
                 await self._tell_released(engine, pin_id, version)
             for row in self._ledger.owed(name, time.monotonic()):

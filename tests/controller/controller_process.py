@@ -28,16 +28,23 @@ def free_port() -> int:
 
 
 def clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("LMCACHE_")}
+    """The environment without settings of the project's, and without a ledger in the home."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LMCACHE_")}
+    return {**kept, "LMCACHE_CONTROLLER_LEDGER": "none"}
 
 
 class ControllerProcess:
-    """Starts on free ports, can be killed, frozen and started again on the same ones."""
+    """Starts on free ports, can be killed, frozen and started again on the same ones.
+
+    Its ledger lies beside its log, unless a flag names another.
+    """
 
     def __init__(self, log: Path, *flags: str, environ: Mapping[str, str] = {}) -> None:
         self.log = log
         self.flags: Sequence[str] = flags
-        self.environ = {**clean_environment(), **environ}
+        self.ledger = log.with_name("pins.sqlite")
+        ledger = {"LMCACHE_CONTROLLER_LEDGER": str(self.ledger)}
+        self.environ = {**clean_environment(), **ledger, **environ}
         self._port = self._monitor_port = 0
         self.start()
 

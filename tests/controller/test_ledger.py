@@ -10,12 +10,14 @@ from lmcache_core.api.pins import OnMissing, PinReport, PinRequest, PinState, Re
 from lmcache_core.controller import ledger as ledger_module
 from lmcache_core.controller import tombstones as tombstones_module
 from lmcache_core.controller.failures import LedgerFullError
+from lmcache_core.controller.journal import Journal
 from lmcache_core.controller.ledger import (
     EXPIRED_KEPT_SECONDS,
     MAX_BYTES,
     ON_HIT_GRACE_SECONDS,
     Ledger,
 )
+from lmcache_core.controller.ledger_clock import LedgerClock
 from lmcache_core.controller.pin_row import PinContent, PinRow, Place
 from lmcache_core.controller.tombstones import Tombstones
 from lmcache_core.keys import Namespace, Scope
@@ -33,6 +35,11 @@ class Wall:
         return self.now
 
 
+def passing(wall: Wall) -> LedgerClock:
+    """A clock that nobody sets: where it moves, time has passed."""
+    return LedgerClock(wall, wall)
+
+
 @pytest.fixture
 def wall() -> Wall:
     return Wall()
@@ -40,7 +47,7 @@ def wall() -> Wall:
 
 @pytest.fixture
 def ledger(wall: Wall) -> Ledger:
-    return Ledger(wall)
+    return Ledger(clock=passing(wall))
 
 
 def content(*instances: str, tokens: int = 4, **fields: object) -> PinContent:
@@ -83,11 +90,11 @@ def test_reports_of_others_and_of_older_versions_are_passed_over(ledger: Ledger)
 
 
 def test_versions_rise_and_a_new_ledger_starts_above_an_old_one(wall: Wall) -> None:
-    old = Ledger(wall)
+    old = Ledger(clock=passing(wall))
     versions = [put(old).version for _ in range(5)]
     assert versions == sorted(set(versions))
     wall.now += 1
-    assert put(Ledger(wall)).version > versions[-1]
+    assert put(Ledger(clock=passing(wall))).version > versions[-1]
 
 
 def test_a_clock_that_goes_back_takes_no_version_back(ledger: Ledger, wall: Wall) -> None:
@@ -244,7 +251,7 @@ def test_an_adopted_pin_keeps_the_time_it_had_left(
 
 
 def test_the_ledger_is_bounded_and_says_so_with_numbers(wall: Wall) -> None:
-    ledger = Ledger(wall, max_pins=2, max_bytes=3000)
+    ledger = Ledger(clock=passing(wall), max_pins=2, max_bytes=3000)
     put(ledger, "a")
     put(ledger, "b")
     with pytest.raises(LedgerFullError) as error:
@@ -296,7 +303,7 @@ def test_a_pin_is_counted_for_what_it_takes_in_a_registration(
 
 def test_tombstones_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tombstones_module, "MAX_TOMBSTONES", 3)
-    graves = Tombstones()
+    graves = Tombstones(Journal())
     for number in range(10):
         graves.bury(f"p{number}", "e", number)
     assert [pin_id for pin_id, _ in graves.owed("e")] == ["p7", "p8", "p9"]

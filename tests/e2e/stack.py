@@ -126,6 +126,7 @@ class Stack:
             [
                 *(str(programs / "lmcache_controller"), "--port", str(self.controller_port)),
                 *("--monitor-host", "127.0.0.1", "--monitor-port", str(self.monitor_port)),
+                *("--ledger", "none"),
             ],
             self.folder / "controller.log",
         )

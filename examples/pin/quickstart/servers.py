@@ -73,7 +73,9 @@ def controller_server(settings: Settings) -> Server:
         *("--port", str(settings.controller_port)),
         *("--monitor-port", str(settings.monitor_port)),
     ]
-    return Server("the controller", command, settings.folder / "controller.log")
+    # Each run begins with no pins, and leaves those of the user's own controller alone.
+    variables = {"LMCACHE_CONTROLLER_LEDGER": "none"}
+    return Server("the controller", command, settings.folder / "controller.log", variables)
 
 
 def start(server: Server, settings: Settings) -> None:
