@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import itertools
 import time
 import uuid
 from collections import Counter, OrderedDict, defaultdict
@@ -52,7 +53,9 @@ class Job(msgspec.Struct, kw_only=True):
         ended_at: Unix time, or None.
         num_tokens: What it answered, or None.
         pin_id: The pin it made, or None.
-        detail: Why it failed, or an empty string.
+        asked: Engines that were asked.
+        answered: Those of them that have answered.
+        detail: Why it failed or is not known, or an empty string.
     """
 
     event_id: str
@@ -62,6 +65,8 @@ class Job(msgspec.Struct, kw_only=True):
     ended_at: float | None = None
     num_tokens: int | None = None
     pin_id: str | None = None
+    asked: int = 0
+    answered: int = 0
     detail: str = ""
 
 
@@ -119,6 +124,19 @@ class Jobs:
             kind = f"event (the last {MAX_JOBS} are kept)"
             raise UnknownNameError(kind, event_id, ())
         return job
+
+    def latest(self, after: str | None = None) -> Iterator[Job]:
+        """Jobs, the latest first, from the one before ``after`` on.
+
+        Raises:
+            UnknownNameError: ``after`` is not kept any more.
+        """
+        jobs = reversed(self._jobs.values())
+        if after is None:
+            return jobs
+        self.get(after)
+        found = itertools.dropwhile(lambda job: job.event_id != after, jobs)
+        return itertools.islice(found, 1, None)
 
     def _make_room(self) -> None:
         while len(self._jobs) > MAX_JOBS:

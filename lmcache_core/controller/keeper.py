@@ -170,12 +170,20 @@ class PinKeeper:
 
     async def tell_released(
         self, engine: EngineRecord, pin_id: str, version: int, deadline: Deadline
-    ) -> int:
-        """Tell an engine to release a pin; return the tokens it let go.
+    ) -> None:
+        """Tell an engine again to release a pin, if it has not acknowledged that.
 
         Raises:
             EngineRefusedError: It holds a higher version.
         """
+        async with self._changing(pin_id, deadline):
+            # Whoever released it may be just telling, and answers what was let go.
+            if self._ledger.tombstones.version(pin_id, engine.instance_id) == version:
+                await self._release_in(engine, pin_id, version, deadline)
+
+    async def _release_in(
+        self, engine: EngineRecord, pin_id: str, version: int, deadline: Deadline
+    ) -> int:
         reply = await self._commands.ask(
             engine, deadline, UnpinCommand, pin_id=pin_id, version=version
         )
@@ -274,7 +282,7 @@ class PinKeeper:
     ) -> int | LMCacheError:
         try:
             engine = self._directory.live_members(instance_id)[0]
-            return await self.tell_released(engine, row.pin_id, row.version, deadline)
+            return await self._release_in(engine, row.pin_id, row.version, deadline)
         except LMCacheError as error:
             return error
 

@@ -266,6 +266,7 @@ class Ledger:
             else:
                 row.ended = PinState.EXPIRED
                 self._journal.note(STANDINGS, pin_id, lazily=True)
+                self._journal.note(META, META_KEY, lazily=True)
                 for instance_id in row.places:
                     self._settle(instance_id, pin_id)
                     # Who is away for longer than the pin is remembered here

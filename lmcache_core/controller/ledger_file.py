@@ -190,7 +190,7 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
     run("BEGIN IMMEDIATE")
     (verdict,) = run("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise damaged(path, verdict)
+        raise damaged(path, " ".join(verdict.split()))
     (owner,) = run("PRAGMA application_id").fetchone()
     (version,) = run("PRAGMA user_version").fetchone()
     (tables,) = run("SELECT count(*) FROM sqlite_master").fetchone()

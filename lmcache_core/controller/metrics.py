@@ -56,6 +56,7 @@ class Metrics(Collector):
         )
         yield from self._engines()
         yield from self._pins()
+        yield from self._ledger()
         yield from self._link()
         yield from self._operations()
 
@@ -102,6 +103,26 @@ class Metrics(Collector):
             "lmcache_controller_tombstones",
             "Released pins that some engine has not acknowledged.",
             value=len(self._plane.ledger.tombstones),
+        )
+
+    def _ledger(self) -> Iterator[Metric]:
+        journal = self._plane.journal
+        summary = SummaryMetricFamily(
+            "lmcache_controller_ledger_commit_seconds",
+            "Commits of the ledger and the seconds they took.",
+            count_value=journal.commits,
+            sum_value=journal.seconds,
+        )
+        yield cast("Metric", summary)
+        yield CounterMetricFamily(
+            "lmcache_controller_ledger_failures",
+            "Commits of the ledger that failed.",
+            value=journal.failures,
+        )
+        yield GaugeMetricFamily(
+            "lmcache_controller_ledger_healthy",
+            "0 while the ledger cannot be written.",
+            value=journal.failure is None,
         )
 
     def _link(self) -> Iterator[Metric]:

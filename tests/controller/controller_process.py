@@ -18,6 +18,7 @@ import httpx
 from tests.controller.engine_peer import PATIENCE_SECONDS, EnginePeer
 
 COMMAND = [sys.executable, "-c", "from lmcache_core.cli.controller import main; main()"]
+ROOT = Path(__file__).parents[2]
 STARTED = re.compile(r"'controller.started' host='(.*?)' port=(\d+) monitor='(.*?)'")
 
 
@@ -39,8 +40,15 @@ class ControllerProcess:
     Its ledger lies beside its log, unless a flag names another.
     """
 
-    def __init__(self, log: Path, *flags: str, environ: Mapping[str, str] = {}) -> None:
+    def __init__(
+        self,
+        log: Path,
+        *flags: str,
+        environ: Mapping[str, str] = {},
+        command: Sequence[str] = COMMAND,
+    ) -> None:
         self.log = log
+        self.command = command
         self.flags: Sequence[str] = flags
         self.ledger = log.with_name("pins.sqlite")
         ledger = {"LMCACHE_CONTROLLER_LEDGER": str(self.ledger)}
@@ -58,7 +66,7 @@ class ControllerProcess:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [
-                    *COMMAND,
+                    *self.command,
                     "--port",
                     str(self._port),
                     "--monitor-port",
@@ -68,6 +76,7 @@ class ControllerProcess:
                 stderr=log,
                 stdout=log,
                 env=self.environ,
+                cwd=ROOT,
             )
         try:
             self._wait_until_started()

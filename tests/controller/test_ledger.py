@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -18,8 +22,10 @@ from lmcache_core.controller.ledger import (
     Ledger,
 )
 from lmcache_core.controller.ledger_clock import LedgerClock
+from lmcache_core.controller.ledger_file import Change, LedgerFile
 from lmcache_core.controller.pin_row import PinContent, PinRow, Place
 from lmcache_core.controller.tombstones import Tombstones
+from lmcache_core.errors import ConfigError
 from lmcache_core.keys import Namespace, Scope
 from lmcache_transport_zmq import frames
 
@@ -311,3 +317,152 @@ def test_tombstones_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for pin_id, version in graves.owed("e"):
         graves.acknowledge(pin_id, "e", version)
     assert not graves._by_instance
+
+
+class Kept:
+    """A ledger in a file, opened as often as a test likes, under two clocks."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.wall = Wall()
+        self.passed = 0.0
+
+    def wait(self, seconds: float) -> None:
+        self.wall.now += seconds
+        self.passed += seconds
+
+    def use(self, act: Callable[[Ledger], object]) -> None:
+        """Open it, do something, write it, close it."""
+
+        async def run() -> None:
+            journal = Journal(LedgerFile.open(self.path))
+            try:
+                act(Ledger(journal, LedgerClock(self.wall, lambda: self.passed)))
+            finally:
+                await journal.close()
+
+        asyncio.run(run())
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    return Kept(tmp_path / "pins.sqlite")
+
+
+def test_a_ledger_keeps_its_name_its_pins_and_what_was_covered(kept: Kept) -> None:
+    seen: list[Ledger] = []
+
+    def fill(ledger: Ledger) -> None:
+        row = put(ledger, what=content("a", "b", tokens=10, labels={"x": "é"}))
+        ledger.take("a", report(row, 6))
+        seen.append(ledger)
+
+    def look(ledger: Ledger) -> None:
+        (before,) = seen
+        assert ledger.ledger_id == before.ledger_id
+        old, new = before.get("p"), ledger.get("p")
+        assert old is not None
+        assert new is not None
+        assert (new.content, new.version, new.created_at) == (
+            old.content,
+            old.version,
+            old.created_at,
+        )
+        assert (new.state, new.tokens_pinned) == (PinState.PENDING, 0)
+        assert [row.pin_id for row in ledger.owed("b", 0.0)] == ["p"]
+        again = new.again("a", now=0.0)
+        assert (len(again.tokens) // 4, again.on_missing) == (6, OnMissing.RESERVE)
+        assert put(ledger, "q").version > old.version
+
+    kept.use(fill)
+    kept.use(look)
+
+
+def test_a_version_given_out_is_never_given_again(kept: Kept) -> None:
+    versions: list[int] = []
+
+    def make_and_release(ledger: Ledger) -> None:
+        row = put(ledger)
+        versions.append(ledger.release(row).version)
+        ledger.tombstones.acknowledge("p", "e", row.version)
+
+    kept.use(make_and_release)
+    kept.wall.now -= 86_400
+    kept.use(make_and_release)
+    assert versions[1] > versions[0]
+
+
+@pytest.mark.parametrize("jump", [-7200.0, 7200.0])
+def test_a_clock_that_is_set_moves_no_end(kept: Kept, jump: float) -> None:
+    def use(ledger: Ledger) -> None:
+        put(ledger, what=content(ttl_seconds=100.0))
+        kept.wait(60)
+        kept.wall.now += jump
+        assert ledger.expire() == []
+        kept.wait(39)
+        assert ledger.expire() == []
+        kept.wait(2)
+        assert len(ledger.expire()) == 1
+
+    kept.use(use)
+
+
+def test_a_clock_that_is_set_back_while_nobody_looks_prolongs_little(kept: Kept) -> None:
+    kept.use(lambda ledger: put(ledger, what=content(ttl_seconds=100.0)))
+    kept.wall.now -= 86_400
+
+    def use(ledger: Ledger) -> None:
+        assert ledger.expire() == []
+        kept.wait(101)
+        assert len(ledger.expire()) == 1
+
+    kept.use(use)
+
+
+def test_what_expires_while_nobody_looks_is_expired_and_owed_for_good(kept: Kept) -> None:
+    kept.use(lambda ledger: put(ledger, what=content(ttl_seconds=100.0)))
+    kept.wait(101)
+
+    def look(ledger: Ledger) -> None:
+        row = ledger.get("p")
+        assert row is not None
+        assert row.state is PinState.EXPIRED
+        assert ledger.tombstones.owed("e") == [("p", row.version)]
+
+    kept.use(look)
+    kept.wait(EXPIRED_KEPT_SECONDS)
+
+    def forget(ledger: Ledger) -> None:
+        ledger.expire()
+        assert ledger.get("p") is None
+        assert [pin_id for pin_id, _ in ledger.tombstones.owed("e")] == ["p"]
+
+    kept.use(forget)
+    kept.use(forget)
+
+
+def test_a_pin_that_hits_renew_waits_for_engines_after_a_restart(kept: Kept) -> None:
+    kept.use(lambda ledger: put(ledger, what=content(ttl_seconds=10.0, renew=Renew.ON_HIT)))
+    kept.wait(3600)
+
+    def use(ledger: Ledger) -> None:
+        row = ledger.get("p")
+        assert row is not None
+        assert row.ended is None
+        kept.wait(ON_HIT_GRACE_SECONDS - 1)
+        ledger.take("e", report(row, ttl_seconds=9.0))
+        kept.wait(9)
+        assert ledger.expire() == []
+        kept.wait(ON_HIT_GRACE_SECONDS + 1)
+        assert ledger.expire() == [row]
+
+    kept.use(use)
+
+
+def test_half_a_pin_is_damage(kept: Kept) -> None:
+    kept.use(put)
+    file = LedgerFile.open(kept.path)
+    file.write([Change("standings", "p", None)])
+    file.close()
+    with pytest.raises(ConfigError, match="'p' of standings cannot be used"):
+        kept.use(lambda _ledger: None)

@@ -29,6 +29,8 @@ OPERATIONS = {
     "/unpin": ["post"],
     "/v1/instances": ["get"],
     "/v1/instances/{instance_id}": ["get"],
+    "/v1/jobs": ["get"],
+    "/v1/jobs/{event_id}": ["get"],
     "/v1/pins": ["get"],
     "/v1/pins/{pin_id}": ["delete", "get", "put"],
 }

@@ -6,6 +6,7 @@ from litestar import Controller
 
 from lmcache_core.controller.routes.classic import ClassicRoutes
 from lmcache_core.controller.routes.instances import InstanceRoutes
+from lmcache_core.controller.routes.jobs import JobRoutes
 from lmcache_core.controller.routes.pins import PinRoutes
 from lmcache_core.controller.routes.plugins import PluginRoutes
 from lmcache_core.controller.routes.system import SystemRoutes
@@ -13,6 +14,7 @@ from lmcache_core.controller.routes.system import SystemRoutes
 ROUTES: list[type[Controller]] = [
     ClassicRoutes,
     PinRoutes,
+    JobRoutes,
     InstanceRoutes,
     PluginRoutes,
     SystemRoutes,

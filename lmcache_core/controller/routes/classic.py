@@ -18,6 +18,7 @@ from lmcache_core.controller import hosts
 from lmcache_core.controller.commands import CommandT
 from lmcache_core.controller.engine_record import EngineRecord
 from lmcache_core.controller.failures import EngineRefusedError, FieldError
+from lmcache_core.controller.jobs import Job
 from lmcache_core.controller.pin_row import PinContent, Place, classic_pin_id
 from lmcache_core.controller.plane import ControlPlane
 from lmcache_core.controller.problems import responses
@@ -103,6 +104,7 @@ class ClassicRoutes(Controller):
             deadline = plane.deadline(data.timeout_s)
             job.num_tokens = await _ask_each(
                 plane,
+                job,
                 engines,
                 deadline,
                 ClearCommand,
@@ -136,6 +138,7 @@ class ClassicRoutes(Controller):
             deadline = plane.deadline(data.timeout_s)
             job.num_tokens = await _ask_each(
                 plane,
+                job,
                 engines,
                 deadline,
                 MoveCommand,
@@ -271,15 +274,21 @@ def _pins(plane: ControlPlane, wanted: bodies.PinsBody) -> bodies.PinsAnswer:
 
 async def _ask_each(
     plane: ControlPlane,
+    job: Job,
     engines: Sequence[EngineRecord],
     deadline: Deadline,
     kind: type[CommandT],
     **fields: Any,  # noqa: ANN401 - the fields of the kind
 ) -> int:
     """Ask all ranks of an instance at once; return the tokens of their answers together."""
-    replies = await asyncio.gather(
-        *(plane.commands.ask(engine, deadline, kind, **fields) for engine in engines)
-    )
+    job.asked = len(engines)
+
+    async def ask(engine: EngineRecord) -> Reply:
+        reply = await plane.commands.ask(engine, deadline, kind, **fields)
+        job.answered += 1
+        return reply
+
+    replies = await asyncio.gather(*(ask(engine) for engine in engines))
     return sum(_accepted(reply).num_tokens for reply in replies)
 
 

@@ -34,7 +34,7 @@ class SystemRoutes(Controller):
 
     @get("/readyz", sync_to_thread=False, raises=[])
     def readyz(self, plane: ControlPlane) -> Response[Status]:
-        """Whether engines are being listened to; 503 where they are not."""
+        """Whether engines are listened to and the ledger can be written; 503 where not."""
         ready = plane.is_ready
         return Response(OK if ready else Status("starting"), status_code=200 if ready else 503)
 
