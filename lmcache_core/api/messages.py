@@ -214,6 +214,16 @@ class PinCommand(Command, frozen=True, kw_only=True, tag="pin"):
     pin: PinRequest
 
 
+class PlanCommand(Command, frozen=True, kw_only=True, tag="plan"):
+    """Say what a pin would cost and whether it would fit, and change nothing.
+
+    ``num_tokens`` of the reply is how many tokens are cached, ``facts`` has the
+    numbers of :class:`~lmcache_core.api.pins.PinCost` that are not None.
+    """
+
+    pin: PinRequest
+
+
 class UnpinCommand(Command, frozen=True, kw_only=True, tag="unpin"):
     """Release a pin; ``num_tokens`` of the reply is what was released."""
 
@@ -274,6 +284,7 @@ ControllerMessage = (
     | Identify
     | WantSnapshot
     | PinCommand
+    | PlanCommand
     | UnpinCommand
     | ClearCommand
     | MoveCommand

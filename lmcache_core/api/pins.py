@@ -127,3 +127,39 @@ class PinReport(msgspec.Struct, frozen=True, kw_only=True):
     ttl_seconds: float | None = None
     reason: str = ""
     local: bool = False
+
+
+class PinCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pin would take of one tier of an engine, and of its owner's quota.
+
+    Attributes:
+        cached_tokens: Length of the prefix that is cached.
+        asked_bytes: Bytes that it would mark or reserve anew.
+        pinned_bytes: Bytes that pins take already.
+        pin_limit_bytes: What pins may take, or None for no bound.
+        charged_bytes: Bytes that its owner would be charged for it.
+        owner_bytes: Bytes that its owner is charged for other pins.
+        owner_limit_bytes: The owner's quota, or None for no bound.
+    """
+
+    cached_tokens: int
+    asked_bytes: int
+    pinned_bytes: int
+    pin_limit_bytes: int | None
+    charged_bytes: int
+    owner_bytes: int
+    owner_limit_bytes: int | None
+
+    @property
+    def fits_tier(self) -> bool:
+        """Whether the tier has room for it."""
+        if self.pin_limit_bytes is None or not self.asked_bytes:
+            return True
+        return self.pinned_bytes + self.asked_bytes <= self.pin_limit_bytes
+
+    @property
+    def fits_owner(self) -> bool:
+        """Whether the owner's quota has room for it."""
+        if self.owner_limit_bytes is None or not self.charged_bytes:
+            return True
+        return self.owner_bytes + self.charged_bytes <= self.owner_limit_bytes

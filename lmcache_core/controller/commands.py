@@ -15,6 +15,7 @@ from lmcache_core.api.messages import (
     HealthCommand,
     MoveCommand,
     PinCommand,
+    PlanCommand,
     Reply,
     SettleCommand,
     UnpinCommand,
@@ -33,6 +34,7 @@ MAX_OPEN = 4096
 CommandT = TypeVar(
     "CommandT",
     PinCommand,
+    PlanCommand,
     UnpinCommand,
     ClearCommand,
     MoveCommand,

@@ -10,7 +10,7 @@ from lmcache_core.api.transport import Peer
 from lmcache_core.controller.engine_record import EngineRecord, EngineState
 from lmcache_core.controller.failures import EngineAwayError, TooManyError
 from lmcache_core.controller.ranks import means
-from lmcache_core.errors import UnknownNameError
+from lmcache_core.errors import ConflictError, UnknownNameError
 
 MAX_ENGINES = 4096
 """Engines kept, live or not; those that went first make room."""
@@ -126,6 +126,35 @@ class Directory:
         if not live:
             raise EngineAwayError(instance_id, _AWAY[members[0].state])
         return live
+
+    def identity(self, name: str) -> bytes:
+        """The identity of the namespace that a model's name or a digest means.
+
+        Raises:
+            UnknownNameError: No instance that is known serves it.
+            ConflictError: Instances serve a model of that name in several ways.
+        """
+        found = {
+            engine.identity: engine.namespace.model
+            for engine in self._engines.values()
+            if name in (engine.namespace.model, engine.identity.hex(), engine.digest.hex())
+        }
+        if not found:
+            kind = "namespace"
+            known = {engine.namespace.model for engine in self._engines.values()}
+            raise UnknownNameError(kind, name, known)
+        if len(found) > 1:
+            digests = ", ".join(sorted(identity.hex() for identity in found))
+            message = (
+                f"instances serve {name!r} in {len(found)} ways that share no cache; name one by "
+                f"its namespace_identity: {digests}"
+            )
+            raise ConflictError(message)
+        return next(iter(found))
+
+    def serving(self, identity: bytes) -> list[EngineRecord]:
+        """The live engines of a namespace."""
+        return [engine for engine in self.live() if engine.identity == identity]
 
     def _make_room(self) -> None:
         if len(self._engines) < MAX_ENGINES:

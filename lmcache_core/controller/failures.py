@@ -57,6 +57,13 @@ class LedgerUnavailableError(LMCacheError):
     """The ledger's file cannot be written, so that nothing can be acknowledged."""
 
 
+class TokenizerError(LMCacheError):
+    """The server that would turn text into tokens cannot be asked."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} cannot be asked: {reason}; give tokens, or ask again")
+
+
 class PreconditionError(ConflictError):
     """``If-Match`` or ``If-None-Match`` does not hold."""
 

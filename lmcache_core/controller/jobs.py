@@ -36,7 +36,7 @@ class JobState(enum.Enum):
 
 TABLE = "jobs"
 
-DURABLE = frozenset({"Pin", "Unpin", "PutPin", "PatchPin", "DeletePin", "Clear", "Move"})
+DURABLE = frozenset({"Pin", "Unpin", "PutPin", "PostPin", "PatchPin", "DeletePin", "Clear", "Move"})
 """Operations that change something."""
 
 INTERRUPTED = "the controller ended while this was under way; ask for what it was to do"

@@ -7,9 +7,11 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
+import msgspec
+
 from lmcache_core.api.deadline import Deadline
 from lmcache_core.api.messages import PinCommand, Reply, UnpinCommand
-from lmcache_core.api.pins import OnMissing, PinState
+from lmcache_core.api.pins import OnMissing, PinState, Renew
 from lmcache_core.controller.commands import Commands
 from lmcache_core.controller.directory import Directory
 from lmcache_core.controller.engine_record import EngineRecord
@@ -20,7 +22,7 @@ from lmcache_core.controller.failures import (
     PreconditionError,
 )
 from lmcache_core.controller.ledger import Ledger
-from lmcache_core.controller.pin_row import PinContent, PinRow
+from lmcache_core.controller.pin_row import PinContent, PinRow, PlaceState
 from lmcache_core.errors import (
     ConflictError,
     DeadlineExceededError,
@@ -58,6 +60,25 @@ class Released(NamedTuple):
     row: PinRow
     num_tokens: int
     failures: list[LMCacheError]
+
+
+class Amendment(NamedTuple):
+    """What is to be changed of a pin; what is unset stays.
+
+    Attributes:
+        ttl_seconds: How long it lives from now on, or None for no end.
+        renew: Whether a hit starts the time anew.
+        labels: The operator's own notes.
+    """
+
+    ttl_seconds: float | msgspec.UnsetType | None
+    renew: Renew | msgspec.UnsetType
+    labels: dict[str, str] | msgspec.UnsetType
+
+    def of(self, content: PinContent) -> PinContent:
+        """A content with the changes made."""
+        changes = {k: v for k, v in self._asdict().items() if v is not msgspec.UNSET}
+        return msgspec.structs.replace(content, **changes)
 
 
 class PinKeeper:
@@ -130,15 +151,36 @@ class PinKeeper:
             PreconditionError: ``if_match`` does not hold.
         """
         async with self._changing(pin_id, deadline):
-            row = self._living(pin_id)
-            if row is None:
-                kind = "pin"
-                raise UnknownNameError(kind, pin_id, (), hint="GET /v1/pins lists what is pinned.")
+            row = self._known(pin_id)
             _check_version(pin_id, row, if_match)
             return await self._tell_released(self._ledger.release(row), deadline)
 
+    async def amend(
+        self,
+        pin_id: str,
+        amendment: Amendment,
+        deadline: Deadline,
+        *,
+        if_match: int | None = None,
+    ) -> Kept:
+        """Change how long a pin lives or what it is labelled with.
+
+        Its time starts anew if the amendment names one, and with each change
+        of a pin that hits renew.
+
+        Raises:
+            UnknownNameError: There is no such pin.
+            PreconditionError: ``if_match`` does not hold.
+        """
+        async with self._changing(pin_id, deadline):
+            old = self._known(pin_id)
+            _check_version(pin_id, old, if_match)
+            content = amendment.of(old.content)
+            keep_end = amendment.ttl_seconds is msgspec.UNSET and content.renew is Renew.FIXED
+            return await self._change(pin_id, old, content, deadline, keep_end=keep_end)
+
     def check(self, content: PinContent) -> dict[str, EngineRecord]:
-        """Find the engines of a pin's places.
+        """Find the engines of a pin's places, and those of its namespaces that are live.
 
         Raises:
             UnknownNameError: An instance or a location is not known.
@@ -151,6 +193,12 @@ class PinKeeper:
             engines[place.instance_id] = engine
         for engine in engines.values():
             self._directory.live_members(engine.instance_id)
+        for wanted in content.namespaces:
+            serving = self._directory.serving(wanted.identity)
+            having = [engine for engine in serving if wanted.location in engine.locations]
+            if serving and not having:
+                serving[0].check_location(wanted.location)
+            engines |= {e.instance_id: e for e in having if e.instance_id not in engines}
         return engines
 
     async def tell(self, engine: EngineRecord, pin_id: str, deadline: Deadline) -> None:
@@ -196,12 +244,25 @@ class PinKeeper:
         row = self._ledger.get(pin_id)
         return None if row is None or row.ended else row
 
+    def _known(self, pin_id: str) -> PinRow:
+        row = self._living(pin_id)
+        if row is None:
+            kind = "pin"
+            raise UnknownNameError(kind, pin_id, (), hint="GET /v1/pins lists what is pinned.")
+        return row
+
     async def _change(
-        self, pin_id: str, old: PinRow | None, content: PinContent, deadline: Deadline
+        self,
+        pin_id: str,
+        old: PinRow | None,
+        content: PinContent,
+        deadline: Deadline,
+        *,
+        keep_end: bool = False,
     ) -> Kept:
         engines = self.check(content)
-        identities = {name: engine.identity for name, engine in engines.items()}
-        row = self._ledger.put(pin_id, content, identities)
+        places = places_of(content, engines)
+        row = self._ledger.put(pin_id, content, places, keep_end=keep_end)
         try:
             # An engine must not hold what a crash would let the ledger forget.
             await self._ledger.synced(deadline)
@@ -218,9 +279,9 @@ class PinKeeper:
             raise refused[0]
         await self._ledger.synced(deadline)
         numbers = [a for a in answers if isinstance(a, int)]
-        if not numbers:
+        if engines and not numbers:
             raise next(a for a in answers if isinstance(a, LMCacheError))
-        return Kept(row, created=old is None, num_tokens=max(numbers))
+        return Kept(row, created=old is None, num_tokens=max(numbers, default=0))
 
     def _undo(self, row: PinRow, old: PinRow | None) -> None:
         """Take back a change: it is made everywhere or nowhere.
@@ -237,7 +298,7 @@ class PinKeeper:
         waits = [
             self._ask(engine, row, deadline)
             for name, engine in engines.items()
-            if row.places[name].state is not PinState.ACTIVE
+            if name in row.places and row.places[name].state is not PinState.ACTIVE
         ]
         await self._ledger.synced(deadline)
         answers = await asyncio.gather(*waits)
@@ -269,7 +330,7 @@ class PinKeeper:
     async def _tell_released(self, row: PinRow, deadline: Deadline) -> Released:
         await self._ledger.synced(deadline)
         answers = await asyncio.gather(
-            *(self._tell_one(name, row, deadline) for name in row.places)
+            *(self._tell_one(name, row, deadline) for name in row.present)
         )
         return Released(
             row,
@@ -306,6 +367,20 @@ class PinKeeper:
             lock, waiting = self._locks.pop(pin_id)
             if waiting > 1:
                 self._locks[pin_id] = (lock, waiting - 1)
+
+
+def places_of(content: PinContent, engines: dict[str, EngineRecord]) -> dict[str, PlaceState]:
+    """A place in each engine, by what asks for it."""
+    named = {place.instance_id: place.location for place in content.places}
+    serving = {wanted.identity: wanted.location for wanted in content.namespaces}
+    return {
+        name: PlaceState(
+            location=named.get(name) or serving[engine.identity],
+            identity=engine.identity,
+            joined=name not in named,
+        )
+        for name, engine in engines.items()
+    }
 
 
 def _check_version(pin_id: str, row: PinRow | None, if_match: int | None) -> None:

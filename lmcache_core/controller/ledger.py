@@ -5,16 +5,16 @@ It lives in memory; the journal takes what must outlive the process to a file.
 
 from __future__ import annotations
 
-import heapq
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
 from sortedcontainers import SortedDict
 
 from lmcache_core.api.deadline import Deadline
 from lmcache_core.api.pins import PinReport, PinRequest, PinState, Renew
+from lmcache_core.controller.ends import Ends
 from lmcache_core.controller.failures import LedgerFullError
 from lmcache_core.controller.journal import Journal
 from lmcache_core.controller.ledger_clock import LedgerClock
@@ -28,7 +28,14 @@ from lmcache_core.controller.pin_record import (
     Standing,
     row_of,
 )
-from lmcache_core.controller.pin_row import PinContent, PinRow, Place, PlaceState, sane_ttl
+from lmcache_core.controller.pin_row import (
+    NamespacePlace,
+    PinContent,
+    PinRow,
+    Place,
+    PlaceState,
+    sane_ttl,
+)
 from lmcache_core.controller.tombstones import Tombstones
 from lmcache_core.log import get_logger
 
@@ -39,7 +46,8 @@ MAX_BYTES = 48 << 20
 """Bound of all pins: an engine names every one it holds when it registers, and
 a registration that is longer than a frame would never arrive."""
 
-MIN_ENDS = 1024
+MAX_AWAY = 256
+"""Instances of a namespace that are remembered of a pin after they went."""
 
 EXPIRED_KEPT_SECONDS = 3600.0
 """An expired pin is shown as such for so long."""
@@ -85,8 +93,9 @@ class Ledger:
         self._max_bytes = max_bytes
         self._rows: SortedDict[str, PinRow] = SortedDict()
         self._by_instance: defaultdict[str, set[str]] = defaultdict(set)
+        self._by_namespace: defaultdict[bytes, set[str]] = defaultdict(set)
         self._unsettled: defaultdict[str, set[str]] = defaultdict(set)
-        self._ends: list[tuple[float, str]] = []
+        self._ends = Ends()
         self._bytes = 0
         # Engines remember what was released; a clock that is set back must
         # not bring a version that they have seen.
@@ -124,32 +133,36 @@ class Ledger:
             self._shift_deadlines(jump)
         return self._clock.wall()
 
-    def put(self, pin_id: str, content: PinContent, identities: dict[str, bytes]) -> PinRow:
+    def put(
+        self,
+        pin_id: str,
+        content: PinContent,
+        places: Mapping[str, PlaceState],
+        *,
+        keep_end: bool = False,
+    ) -> PinRow:
         """Write a pin's next version, as pending.
 
         Args:
             pin_id: Its name.
             content: What is asked for.
-            identities: Identity of the namespace, by engine.
+            places: By engine, a place that nothing is known of yet.
+            keep_end: Whether it ends when it would have, not ``ttl_seconds`` from now.
 
         Raises:
             LedgerFullError: There is no room.
         """
         now = self.now()
         old = self._rows.get(pin_id)
+        ends = None if content.ttl_seconds is None else now + content.ttl_seconds
         row = PinRow(
             pin_id=pin_id,
             version=self._next_version(pin_id, now),
             content=content,
-            expires_at=None if content.ttl_seconds is None else now + content.ttl_seconds,
+            expires_at=old.expires_at if keep_end and old is not None else ends,
             created_at=now if old is None or old.ended else old.created_at,
             updated_at=now,
-            places={
-                place.instance_id: PlaceState(
-                    location=place.location, identity=identities[place.instance_id]
-                )
-                for place in content.places
-            },
+            places=dict(places),
         )
         self._write(row)
         return row
@@ -228,6 +241,28 @@ class Ledger:
         self.take(instance_id, report)
         return row
 
+    def join(self, instance_id: str, identity: bytes, locations: Collection[str]) -> None:
+        """An engine serves a namespace: its pins are to be held there, too."""
+        for pin_id in sorted(self._by_namespace.get(identity, ())):
+            row = self._rows[pin_id]
+            if row.ended:
+                continue
+            for wanted in row.content.namespaces:
+                if wanted.identity != identity or wanted.location not in locations:
+                    continue
+                place = row.places.get(instance_id)
+                if place is None:
+                    self._add_place(row, instance_id, wanted)
+                elif place.joined:
+                    place.away = False
+                    self._unsettled[instance_id].add(pin_id)
+
+    def leave(self, instance_id: str) -> None:
+        """An engine is gone: where it was one of several of a namespace, it does not count."""
+        for row in self.at(instance_id):
+            place = row.places[instance_id]
+            place.away = place.joined
+
     def lose(self, instance_id: str, reason: str) -> None:
         """Nothing is known any more of what an engine holds."""
         for pin_id in self._by_instance.get(instance_id, ()):
@@ -253,14 +288,13 @@ class Ledger:
         """End the pins whose time is up and return them; forget those that ended long ago."""
         now = self.now()
         ended: list[PinRow] = []
-        while self._ends and self._ends[0][0] <= now:
-            _, pin_id = heapq.heappop(self._ends)
+        for pin_id in self._ends.due(now):
             row = self._rows.get(pin_id)
             due = None if row is None else _due(row)
             if row is None or due is None:
                 continue
             if due > now:
-                heapq.heappush(self._ends, (due, pin_id))
+                self._ends.add(due, pin_id)
             elif row.ended:
                 self._drop(row)
             else:
@@ -272,9 +306,31 @@ class Ledger:
                     # Who is away for longer than the pin is remembered here
                     # must not bring it back.
                     self.tombstones.bury(pin_id, instance_id, row.version)
-                heapq.heappush(self._ends, (now + EXPIRED_KEPT_SECONDS, pin_id))
+                self._ends.add(now + EXPIRED_KEPT_SECONDS, pin_id)
                 ended.append(row)
         return ended
+
+    def _add_place(self, row: PinRow, instance_id: str, wanted: NamespacePlace) -> None:
+        away = [name for name, place in row.places.items() if place.away]
+        if len(away) >= MAX_AWAY:
+            # It is remembered only so far as not to bring the pin back.
+            oldest = away[0]
+            del row.places[oldest]
+            self._forget_place(row.pin_id, oldest)
+            self.tombstones.bury(row.pin_id, oldest, row.version)
+        row.places[instance_id] = PlaceState(
+            location=wanted.location, identity=wanted.identity, joined=True
+        )
+        self._by_instance[instance_id].add(row.pin_id)
+        self._unsettled[instance_id].add(row.pin_id)
+        self.tombstones.clear(row.pin_id, instance_id)
+        self._journal.note(STANDINGS, row.pin_id)
+
+    def _forget_place(self, pin_id: str, instance_id: str) -> None:
+        self._settle(instance_id, pin_id)
+        self._by_instance[instance_id].discard(pin_id)
+        if not self._by_instance[instance_id]:
+            del self._by_instance[instance_id]
 
     def _next_version(self, pin_id: str, now: float) -> int:
         row = self._rows.get(pin_id)
@@ -317,7 +373,7 @@ class Ledger:
             if row.expires_at is not None:
                 row.expires_at += seconds
                 self._journal.note(STANDINGS, row.pin_id, lazily=True)
-        self._rebuild_ends()
+        self._count_ends()
 
     def _meta(self, _key: str) -> LedgerMeta:
         return LedgerMeta(self.ledger_id, self._highest, self._clock.wall())
@@ -347,19 +403,20 @@ class Ledger:
     def _put_in(self, row: PinRow) -> None:
         self._rows[row.pin_id] = row
         self._bytes += row.content.nbytes
+        for wanted in row.content.namespaces:
+            self._by_namespace[wanted.identity].add(row.pin_id)
         for instance_id in row.places:
             self._by_instance[instance_id].add(row.pin_id)
             if not row.ended:
                 self._unsettled[instance_id].add(row.pin_id)
         if (due := _due(row)) is not None:
-            heapq.heappush(self._ends, (due, row.pin_id))
-        if len(self._ends) > 2 * len(self._rows) + MIN_ENDS:
-            # Each renewal leaves its old end behind until that would have come.
-            self._rebuild_ends()
+            self._ends.add(due, row.pin_id)
+        if self._ends.is_stale(len(self._rows)):
+            self._count_ends()
 
-    def _rebuild_ends(self) -> None:
-        self._ends = [(d, i) for i, r in self._rows.items() if (d := _due(r)) is not None]
-        heapq.heapify(self._ends)
+    def _count_ends(self) -> None:
+        rows = self._rows.items()
+        self._ends.replace((due, i) for i, row in rows if (due := _due(row)) is not None)
 
     def _drop(self, row: PinRow) -> None:
         del self._rows[row.pin_id]
@@ -367,10 +424,11 @@ class Ledger:
         self._journal.note(STANDINGS, row.pin_id)
         self._bytes -= row.content.nbytes
         for instance_id in row.places:
-            self._settle(instance_id, row.pin_id)
-            self._by_instance[instance_id].discard(row.pin_id)
-            if not self._by_instance[instance_id]:
-                del self._by_instance[instance_id]
+            self._forget_place(row.pin_id, instance_id)
+        for wanted in row.content.namespaces:
+            self._by_namespace[wanted.identity].discard(row.pin_id)
+            if not self._by_namespace[wanted.identity]:
+                del self._by_namespace[wanted.identity]
 
     def _settle(self, instance_id: str, pin_id: str) -> None:
         unsettled = self._unsettled[instance_id]

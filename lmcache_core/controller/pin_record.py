@@ -54,6 +54,7 @@ class PlaceRecord(msgspec.Struct, frozen=True):
     location: str
     identity: bytes
     covered: int
+    joined: bool = False
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -67,7 +68,7 @@ class Standing(msgspec.Struct, frozen=True):
     def of(cls, row: PinRow) -> Standing:
         """What is kept of a pin."""
         places = {
-            name: PlaceRecord(place.location, place.identity, place.covered)
+            name: PlaceRecord(place.location, place.identity, place.covered, place.joined)
             for name, place in row.places.items()
         }
         return cls(row.expires_at, row.ended, places)
@@ -88,6 +89,9 @@ def row_of(pin_id: str, record: PinRecord, standing: Standing) -> PinRow:
                 identity=place.identity,
                 covered=place.covered,
                 reason=RESTARTED,
+                joined=place.joined,
+                # Who serves a model may be another by now; it says so itself.
+                away=place.joined,
             )
             for name, place in standing.places.items()
         },

@@ -29,12 +29,25 @@ class Place(msgspec.Struct, frozen=True, order=True):
     location: str
 
 
+class NamespacePlace(msgspec.Struct, frozen=True, order=True):
+    """Where a pin's bytes are to stay: in every instance that serves a model.
+
+    Attributes:
+        identity: Identity of the namespace, see ``namespace_identity``.
+        location: One of its instances' tiers; who has none of that name is left out.
+    """
+
+    identity: bytes
+    location: str
+
+
 class PinContent(msgspec.Struct, frozen=True, kw_only=True):
     """What an operator asks for; two pins of equal content are the same pin.
 
     Attributes:
         owner: Who asked.
         places: Where its bytes are to stay, one per engine, sorted.
+        namespaces: The same for whoever serves a model, now or later, sorted.
         tokens: Token ids as little-endian uint32.
         scope: What the request that computed them varied by.
         ttl_seconds: How long it lives, or None for no end.
@@ -51,6 +64,7 @@ class PinContent(msgspec.Struct, frozen=True, kw_only=True):
     renew: Renew = Renew.FIXED
     on_missing: OnMissing = OnMissing.PARTIAL
     labels: dict[str, str] = {}
+    namespaces: tuple[NamespacePlace, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -92,6 +106,8 @@ class PlaceState(msgspec.Struct, kw_only=True):
         told: The version the engine has answered to, or 0.
         reason: Why it is less than was asked for.
         retry_at: Monotonic time before which it is not asked again.
+        joined: Whether it is there for the namespace that the engine serves.
+        away: Whether it does not count: the engine is gone, and need not return.
     """
 
     location: str
@@ -104,6 +120,8 @@ class PlaceState(msgspec.Struct, kw_only=True):
     told: int = 0
     reason: str = "the engine has not answered yet"
     retry_at: float = 0.0
+    joined: bool = False
+    away: bool = False
 
     def take(self, report: PinReport, asked: int) -> None:
         """Take an engine's report; never says more than it."""
@@ -127,6 +145,8 @@ class PlaceState(msgspec.Struct, kw_only=True):
         self.state, self.reason = PinState.PENDING, reason
         self.retry_at = 0.0
 
+
+NOBODY_SERVES = "no live instance serves its namespace"
 
 _WORST_FIRST = (PinState.DEGRADED, PinState.PENDING, PinState.PARTIAL)
 
@@ -166,30 +186,43 @@ class PinRow(msgspec.Struct, kw_only=True):
 
     def is_in(self, instance_id: str) -> bool:
         """Whether it has a place in an instance, or in one of its data-parallel ranks."""
-        return any(means(instance_id, name) for name in self.places)
+        return any(means(instance_id, name) for name in self.present)
 
     @property
     def state(self) -> PinState:
         """The worst of its places, or how it ended."""
         if self.ended is not None:
             return self.ended
-        states = {place.state for place in self.places.values()}
+        states = {place.state for place in self.present.values()}
+        if not states:
+            return PinState.PENDING
         return next((state for state in _WORST_FIRST if state in states), PinState.ACTIVE)
+
+    @property
+    def present(self) -> dict[str, PlaceState]:
+        """The places that count."""
+        return {name: place for name, place in self.places.items() if not place.away}
 
     @property
     def tokens_pinned(self) -> int:
         """Length of the longest prefix that some engine holds."""
-        return max((place.tokens_pinned for place in self.places.values()), default=0)
+        return max((place.tokens_pinned for place in self.present.values()), default=0)
 
     @property
     def reason(self) -> str:
         """Why it is less than was asked for, by engine."""
-        parts = [f"{name}: {p.reason}" for name, p in sorted(self.places.items()) if p.reason]
-        return "; ".join(parts)
+        present = self.present
+        if not present:
+            return NOBODY_SERVES
+        return "; ".join(f"{name}: {p.reason}" for name, p in sorted(present.items()) if p.reason)
 
     def request(self, instance_id: str, *, now: float) -> PinRequest:
         """The pin as an engine is first asked for it."""
         content = self.content
+        left = None if self.expires_at is None else max(0.0, self.expires_at - now)
+        if content.renew is Renew.ON_HIT:
+            # The engine starts the time anew with what it was sent.
+            left = content.ttl_seconds
         return PinRequest(
             pin_id=self.pin_id,
             version=self.version,
@@ -197,7 +230,7 @@ class PinRow(msgspec.Struct, kw_only=True):
             tokens=content.tokens,
             owner=content.owner,
             scope=content.scope,
-            ttl_seconds=None if self.expires_at is None else max(0.0, self.expires_at - now),
+            ttl_seconds=left,
             renew=content.renew,
             on_missing=content.on_missing,
             labels=content.labels,
@@ -210,18 +243,12 @@ class PinRow(msgspec.Struct, kw_only=True):
         """
         request = self.request(instance_id, now=now)
         covered = self.places[instance_id].covered
-        ttl = request.ttl_seconds
-        if self.content.renew is Renew.ON_HIT:
-            # The engine starts the time anew with what it was sent.
-            ttl = self.content.ttl_seconds
         if not covered:
-            return msgspec.structs.replace(request, ttl_seconds=ttl)
+            return request
         tokens = request.tokens
         if self.content.on_missing is OnMissing.PARTIAL:
             tokens = tokens[: covered * TOKEN_BYTES]
-        return msgspec.structs.replace(
-            request, tokens=tokens, ttl_seconds=ttl, on_missing=OnMissing.RESERVE
-        )
+        return msgspec.structs.replace(request, tokens=tokens, on_missing=OnMissing.RESERVE)
 
 
 def sane_ttl(seconds: float | None) -> float | None:

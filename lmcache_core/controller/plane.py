@@ -18,8 +18,10 @@ from lmcache_core.controller.ledger import Ledger
 from lmcache_core.controller.ledger_file import LedgerFile
 from lmcache_core.controller.lookup import Lookup
 from lmcache_core.controller.placement import Placement
+from lmcache_core.controller.planner import Planner
 from lmcache_core.controller.reception import Reception
 from lmcache_core.controller.reconciler import Reconciler
+from lmcache_core.controller.tokenizer import Tokenizer
 from lmcache_core.log import get_logger
 from lmcache_core.plugins import PluginRegistry
 
@@ -42,6 +44,8 @@ class ControlPlane:
         commands: How engines are asked.
         lookup: Answers who holds a token sequence.
         keeper: How pins are made, changed and released.
+        planner: What a pin would cost.
+        tokenizer: Turns text into tokens.
         jobs: Operations under their event id.
         journal: Where pins and jobs are kept.
         started_at: Unix time.
@@ -63,8 +67,10 @@ class ControlPlane:
         self.ledger = Ledger(journal)
         self.commands = Commands(listener.send)
         self.keeper = PinKeeper(self.directory, self.ledger, self.commands)
+        self.planner = Planner(self.commands)
         self.lookup = Lookup(self.directory, self.placement, self.commands)
         self.jobs = Jobs(journal)
+        self.tokenizer = Tokenizer()
         self.started_at = time.time()
         self._reconciler = Reconciler(self.ledger, self.keeper)
         self.reception = Reception(
@@ -115,6 +121,7 @@ class ControlPlane:
     async def close(self) -> None:
         """Let everybody who waits go, stop listening; idempotent."""
         self.commands.close()
+        self.tokenizer.close()
         for task in self._tasks:
             task.cancel()
         await self._reconciler.close()

@@ -18,6 +18,7 @@ from lmcache_core.controller.failures import (
     LedgerFullError,
     LedgerUnavailableError,
     PreconditionError,
+    TokenizerError,
     TooManyError,
 )
 from lmcache_core.errors import (
@@ -25,6 +26,7 @@ from lmcache_core.errors import (
     ConflictError,
     DeadlineExceededError,
     LMCacheError,
+    MessageError,
     UnknownNameError,
 )
 from lmcache_core.keys import TokenRangeError
@@ -66,6 +68,8 @@ _KINDS: dict[type[LMCacheError], tuple[int, str]] = {
     CapacityError: (507, "no-room"),
     LedgerFullError: (507, "no-room"),
     LedgerUnavailableError: (503, "ledger-unavailable"),
+    TokenizerError: (503, "tokenizer-failed"),
+    MessageError: (503, "engine-failed"),
     EngineAwayError: (503, "engine-away"),
     DeadlineExceededError: (504, "deadline-exceeded"),
 }
@@ -89,6 +93,7 @@ _TITLES = {
     "too-many": "Too much is under way",
     "no-room": "There is no room for it",
     "engine-away": "The engine cannot be asked",
+    "tokenizer-failed": "The server that tokenises cannot be asked",
     "ledger-unavailable": "The pin ledger cannot be written",
     "engine-failed": "The engine failed",
     "deadline-exceeded": "The deadline has passed",

@@ -39,6 +39,7 @@ class Reconciler:
         """An engine says what it holds: adopt, release, or ask for it anew."""
         name = engine.instance_id
         self._ledger.lose(name, "the engine has restarted or lost it")
+        self._ledger.join(name, engine.identity, engine.locations)
         for request, report in zip(message.pin_requests, message.pins, strict=False):
             self._take_in(engine, request, report)
         for row in self._ledger.at(name):
@@ -95,6 +96,7 @@ class Reconciler:
     def gone(self, engine: EngineRecord) -> None:
         """An engine cannot be asked any more."""
         self._ledger.lose(engine.instance_id, f"the engine is {engine.state.value}")
+        self._ledger.leave(engine.instance_id)
         task = self._tasks.pop(engine.instance_id, None)
         if task is not None:
             task.cancel()

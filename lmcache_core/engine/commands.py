@@ -6,12 +6,15 @@ import itertools
 import logging
 from collections.abc import Iterator
 
+import msgspec
+
 from lmcache_core.api.messages import (
     ClearCommand,
     Command,
     HealthCommand,
     MoveCommand,
     PinCommand,
+    PlanCommand,
     Reply,
     SettleCommand,
     UnpinCommand,
@@ -115,6 +118,11 @@ class CommandRunner:
             with tiers.lock:
                 report = tiers.pins.pin(command.pin)
             return self._reply(command, num_tokens=report.tokens_pinned, pin=report)
+        if isinstance(command, PlanCommand):
+            with tiers.lock:
+                cost = tiers.pins.plan(command.pin)
+            facts = {name: n for name, n in msgspec.structs.asdict(cost).items() if n is not None}
+            return self._reply(command, num_tokens=cost.cached_tokens, facts=facts)
         if isinstance(command, UnpinCommand):
             with tiers.lock:
                 released = tiers.pins.unpin(command.pin_id, command.version)

@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 from sortedcontainers import SortedList
 
-from lmcache_core.api.pins import OnMissing, PinReport, PinRequest, Renew
+from lmcache_core.api.pins import OnMissing, PinCost, PinReport, PinRequest, Renew
 from lmcache_core.engine.entry import Entry
 from lmcache_core.engine.piece import Cover, Piece, Pieces
 from lmcache_core.engine.pin import Pin
@@ -127,9 +127,7 @@ class PinTable:
         if old is not None and old.held_as(request):
             self._renew(old, request)
             return self._report(old)
-        chain = self._chain_of(request.tokens, request.scope)
-        new = Pin(request, Pieces(chain, request.tokens), self._due(request), tier.usable)
-        new.covers = dict(enumerate(tier.covers(chain)))
+        new = self._made(request, tier)
         if request.on_missing is OnMissing.FAIL and new.tokens_pinned < new.tokens_asked:
             raise NotCachedError(request.location, asked=new.tokens_asked, cached=new.tokens_pinned)
         new.charge = self._check_room(new, old, tier)
@@ -139,6 +137,24 @@ class PinTable:
             self._take_out(old)
         self._put_in(new)
         return self._report(new)
+
+    def plan(self, request: PinRequest) -> PinCost:
+        """What a pin would cost; nothing is changed.
+
+        Raises:
+            UnknownNameError: No tier of that name.
+        """
+        tier = self._tiers.get(request.location)
+        if tier is None:
+            raise UnknownNameError("location", request.location, self._tiers)
+        return self._cost(self._made(request, tier), self._pins.get(request.pin_id), tier)
+
+    def _made(self, request: PinRequest, tier: PinnableTier) -> Pin:
+        """A pin over what is there, which marks nothing yet."""
+        chain = self._chain_of(request.tokens, request.scope)
+        pin = Pin(request, Pieces(chain, request.tokens), self._due(request), tier.usable)
+        pin.covers = dict(enumerate(tier.covers(chain)))
+        return pin
 
     def _renew(self, pin: Pin, request: PinRequest) -> None:
         """Give a pin that holds all it covers another time, order of renewal or label."""
@@ -309,39 +325,51 @@ class PinTable:
                 advice="release pins that are no longer needed",
             )
 
-    def _check_room(self, new: Pin, old: Pin | None, tier: PinnableTier) -> int:
-        """Refuse a pin that does not fit; return what its owner is charged."""
+    def _cost(self, new: Pin, old: Pin | None, tier: PinnableTier) -> PinCost:
         residents = tier.residents
         reservations = self._reservations[tier.name]
         covers = {cover.key for cover in new.covers.values()}
         missing = new.missing() if new.awaits else []
         asked = sum(residents.size(key) for key in covers if not residents.marked(key))
         asked += reservations.new_bytes(missing)
-        if not residents.may_pin(asked):
-            raise CapacityError(
-                f"pins of tier {tier.name}",
-                asked_bytes=asked,
-                used_bytes=residents.pinned_bytes + residents.reserved_bytes,
-                limit_bytes=residents.pin_limit_bytes,
-                advice="release pins, raise pin_max_share, or give the tier more room",
-            )
         full = sum(residents.size(key) for key in covers)
         full += sum(self._piece_bytes(piece) for piece in missing)
         owner = new.request.owner
         charged = self._charged.get(owner, 0)
         if old is not None and old.request.owner == owner:
             charged -= old.charge
-        quota = self._own_quotas.get(owner, self._quota)
-        if quota is not None and full and charged + full > quota:
+        return PinCost(
+            cached_tokens=new.tokens_pinned,
+            asked_bytes=asked,
+            pinned_bytes=residents.pinned_bytes + residents.reserved_bytes,
+            pin_limit_bytes=residents.pin_limit_bytes if residents.capacity_bytes else None,
+            charged_bytes=full,
+            owner_bytes=charged,
+            owner_limit_bytes=self._own_quotas.get(owner, self._quota),
+        )
+
+    def _check_room(self, new: Pin, old: Pin | None, tier: PinnableTier) -> int:
+        """Refuse a pin that does not fit; return what its owner is charged."""
+        cost = self._cost(new, old, tier)
+        if not cost.fits_tier:
+            raise CapacityError(
+                f"pins of tier {tier.name}",
+                asked_bytes=cost.asked_bytes,
+                used_bytes=cost.pinned_bytes,
+                limit_bytes=tier.residents.pin_limit_bytes,
+                advice="release pins, raise pin_max_share, or give the tier more room",
+            )
+        if cost.owner_limit_bytes is not None and not cost.fits_owner:
+            owner = new.request.owner
             key = "request_pin_quota" if owner in self._own_quotas else "pin_owner_quota"
             raise CapacityError(
                 f"pins of owner {owner}",
-                asked_bytes=full,
-                used_bytes=charged,
-                limit_bytes=quota,
+                asked_bytes=cost.charged_bytes,
+                used_bytes=cost.owner_bytes,
+                limit_bytes=cost.owner_limit_bytes,
                 advice=f"release pins of this owner or raise {key}",
             )
-        return full
+        return cost.charged_bytes
 
     def _put_in(self, pin: Pin) -> None:
         request = pin.request

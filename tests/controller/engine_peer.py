@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import msgspec
@@ -25,6 +25,7 @@ from lmcache_core.api.messages import (
     Heartbeat,
     Identify,
     PinCommand,
+    PlanCommand,
     Refused,
     Register,
     Reply,
@@ -86,7 +87,9 @@ class EnginePeer:
         namespace: Namespace = NAMESPACE,
         locations: Sequence[str] = (MEMORY, DISK),
         heartbeat_seconds: float = 0.2,
+        serving_url: str | None = None,
         incarnation: int | None = None,
+        held: Mapping[str, PinRequest] = {},
     ) -> None:
         spec = PluginRegistry.discover().transport(address)
         self.link: EngineLink = spec.load()(spec.config()).dial(address)
@@ -95,13 +98,14 @@ class EnginePeer:
         self.namespace = namespace
         self.locations = tuple(locations)
         self.heartbeat_seconds = heartbeat_seconds
+        self.serving_url = serving_url
         self.answering = True
         self.beating = True
         self.refusal: tuple[str, dict[str, int]] | None = None
         self.before_reply: Callable[[Command], None] = lambda _command: None
         self.tells_facts = False
         self.commands: list[Command] = []
-        self.held: dict[str, PinRequest] = {}
+        self.held: dict[str, PinRequest] = dict(held)
         self.refused: list[str] = []
         self.welcomes = 0
         self.snapshots = 0
@@ -243,6 +247,7 @@ class EnginePeer:
                 sequence=self.sequence,
                 pid=os.getpid(),
                 host="peerhost",
+                serving_url=self.serving_url,
                 heartbeat_seconds=self.heartbeat_seconds,
             )
         )
@@ -263,6 +268,8 @@ class EnginePeer:
     def _answer(self, command: Command) -> Reply:
         if isinstance(command, PinCommand):
             return self._pin(command)
+        if isinstance(command, PlanCommand):
+            return self._plan(command)
         if isinstance(command, UnpinCommand):
             return self._unpin(command)
         if isinstance(command, ClearCommand):
@@ -287,6 +294,18 @@ class EnginePeer:
             self._due[request.pin_id] = time.monotonic() + request.ttl_seconds
         report = self._report(request)
         return self._reply(command, num_tokens=report.tokens_pinned, pin=report)
+
+    def _plan(self, command: PlanCommand) -> Reply:
+        cached = self._prefix(command.pin.tokens, command.pin.scope, command.pin.location)
+        facts = {
+            "cached_tokens": cached,
+            "asked_bytes": cached * 4,
+            "pinned_bytes": 0,
+            "pin_limit_bytes": 128,
+            "charged_bytes": cached * 4,
+            "owner_bytes": 0,
+        }
+        return self._reply(command, num_tokens=cached, facts=facts)
 
     def _unpin(self, command: UnpinCommand) -> Reply:
         if self._versions.get(command.pin_id, 0) > command.version:

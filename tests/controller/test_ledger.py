@@ -11,7 +11,7 @@ import pytest
 
 from lmcache_core.api.messages import Register
 from lmcache_core.api.pins import OnMissing, PinReport, PinRequest, PinState, Renew
-from lmcache_core.controller import ledger as ledger_module
+from lmcache_core.controller import ends as ends_module
 from lmcache_core.controller import tombstones as tombstones_module
 from lmcache_core.controller.failures import LedgerFullError
 from lmcache_core.controller.journal import Journal
@@ -23,7 +23,7 @@ from lmcache_core.controller.ledger import (
 )
 from lmcache_core.controller.ledger_clock import LedgerClock
 from lmcache_core.controller.ledger_file import Change, LedgerFile
-from lmcache_core.controller.pin_row import PinContent, PinRow, Place
+from lmcache_core.controller.pin_row import PinContent, PinRow, Place, PlaceState
 from lmcache_core.controller.tombstones import Tombstones
 from lmcache_core.errors import ConfigError
 from lmcache_core.keys import Namespace, Scope
@@ -63,7 +63,10 @@ def content(*instances: str, tokens: int = 4, **fields: object) -> PinContent:
 
 def put(ledger: Ledger, pin_id: str = "p", what: PinContent | None = None) -> PinRow:
     what = what or content()
-    return ledger.put(pin_id, what, {place.instance_id: IDENTITY for place in what.places})
+    places = {
+        p.instance_id: PlaceState(location=p.location, identity=IDENTITY) for p in what.places
+    }
+    return ledger.put(pin_id, what, places)
 
 
 def report(row: PinRow, pinned: int = 4, **fields: object) -> PinReport:
@@ -171,7 +174,7 @@ def test_a_pin_that_hits_renew_waits_for_the_report_of_one(ledger: Ledger, wall:
 def test_renewing_often_keeps_few_ends(ledger: Ledger) -> None:
     for _ in range(20_000):
         put(ledger, what=content(ttl_seconds=1e6))
-    assert len(ledger._ends) <= 2 * ledger_module.MIN_ENDS
+    assert len(ledger._ends) <= 2 * ends_module.MIN_ENDS
 
 
 def test_a_release_is_owed_until_it_is_acknowledged(ledger: Ledger) -> None:

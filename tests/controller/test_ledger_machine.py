@@ -17,7 +17,7 @@ from lmcache_core.controller.journal import Journal
 from lmcache_core.controller.ledger import EXPIRED_KEPT_SECONDS, Ledger
 from lmcache_core.controller.ledger_clock import LedgerClock
 from lmcache_core.controller.ledger_file import LedgerFile
-from lmcache_core.controller.pin_row import PinContent, Place
+from lmcache_core.controller.pin_row import PinContent, Place, PlaceState
 from tests.controller.engine_peer import MEMORY
 
 IDENTITY = b"n" * 32
@@ -113,9 +113,8 @@ class LedgerMachine(RuleBasedStateMachine):
             tokens=bytes(16),
             ttl_seconds=ttl,
         )
-        row = self.do(
-            lambda: self.ledger.put(pin_id, content, dict.fromkeys(sorted(places), IDENTITY))
-        )
+        states = {name: PlaceState(location=MEMORY, identity=IDENTITY) for name in sorted(places)}
+        row = self.do(lambda: self.ledger.put(pin_id, content, states))
         assert row.version > self.highest  # type: ignore[attr-defined]
         self.highest = row.version  # type: ignore[attr-defined]
         old = self.now.held.get(pin_id)

@@ -24,8 +24,8 @@ from lmcache_core.controller.plane import ControlPlane
 from lmcache_core.controller.problems import responses
 from lmcache_core.controller.routes import classic_bodies as bodies
 from lmcache_core.controller.routes.pin_view import view
+from lmcache_core.controller.routes.prompted import tokens_of
 from lmcache_core.errors import UnknownNameError
-from lmcache_core.keys import tokens_to_bytes
 
 WAITS = responses(400, 404, 409, 413, 422, 429, 503, 504, 507)
 ASKS = responses(400, 404, 413, 422)
@@ -41,7 +41,7 @@ class ClassicRoutes(Controller):
         """Pin the cached prefix of some tokens; the same body again renews the pin."""
         with plane.jobs.track("Pin") as job:
             deadline = plane.deadline(data.timeout_s)
-            job.pin_id, content = _pin(plane, data)
+            job.pin_id, content = await _pin(plane, data, deadline)
             kept = await plane.keeper.renew(job.pin_id, content, deadline)
             job.num_tokens = kept.num_tokens
         return bodies.Counted(job.event_id, kept.num_tokens)
@@ -51,7 +51,7 @@ class ClassicRoutes(Controller):
         """Release a pin; what is released already counts 0 tokens."""
         with plane.jobs.track("Unpin") as job:
             deadline = plane.deadline(data.timeout_s)
-            job.pin_id = _pin_to_release(plane, data)
+            job.pin_id = await _pin_to_release(plane, data, deadline)
             row = plane.ledger.get(job.pin_id)
             job.num_tokens = 0
             if data.pin_id is not None or (row is not None and not row.ended):
@@ -87,8 +87,9 @@ class ClassicRoutes(Controller):
         """Say who holds how much of some tokens, stores under way included."""
         with plane.jobs.track("Lookup") as job:
             settle = plane.config.lookup_settle_seconds
+            deadline = plane.deadline(data.timeout_s)
             found = await plane.lookup.find(
-                tokens_to_bytes(data.tokens),
+                await tokens_of(plane, data, plane.directory.live(), deadline),
                 data.scope,
                 settle_seconds=min(settle, data.timeout_s or settle),
             )
@@ -102,6 +103,8 @@ class ClassicRoutes(Controller):
             for engine in engines:
                 engine.check_location(data.location)
             deadline = plane.deadline(data.timeout_s)
+            everything = data.is_empty
+            tokens = b"" if everything else await tokens_of(plane, data, engines, deadline)
             job.num_tokens = await _ask_each(
                 plane,
                 job,
@@ -109,7 +112,7 @@ class ClassicRoutes(Controller):
                 deadline,
                 ClearCommand,
                 location=data.location,
-                tokens=tokens_to_bytes(data.tokens or ()),
+                tokens=tokens,
                 scope=data.scope,
                 force=data.force,
             )
@@ -144,7 +147,7 @@ class ClassicRoutes(Controller):
                 MoveCommand,
                 location=location,
                 target=target,
-                tokens=tokens_to_bytes(data.tokens),
+                tokens=await tokens_of(plane, data, engines, deadline),
                 scope=data.scope,
                 keep=data.should_copy,
             )
@@ -209,13 +212,15 @@ class ClassicRoutes(Controller):
         return bodies.WorkersAnswer(data.event_id or job.event_id, infos)
 
 
-def _pin(plane: ControlPlane, data: bodies.PinBody) -> tuple[str, PinContent]:
+async def _pin(
+    plane: ControlPlane, data: bodies.PinBody, deadline: Deadline
+) -> tuple[str, PinContent]:
     """The name and content of a classic pin."""
     engines = plane.directory.live_members(data.instance_id)
     content = PinContent(
         owner=data.owner,
         places=tuple(Place(engine.instance_id, data.location) for engine in engines),
-        tokens=tokens_to_bytes(data.tokens),
+        tokens=await tokens_of(plane, data, engines, deadline),
         scope=data.scope,
         ttl_seconds=data.ttl_s,
         on_missing=data.on_missing,
@@ -231,7 +236,7 @@ def _pin(plane: ControlPlane, data: bodies.PinBody) -> tuple[str, PinContent]:
     return pin_id, content
 
 
-def _pin_to_release(plane: ControlPlane, data: bodies.UnpinBody) -> str:
+async def _pin_to_release(plane: ControlPlane, data: bodies.UnpinBody, deadline: Deadline) -> str:
     if data.pin_id is not None:
         return data.pin_id
     if data.event_id is not None:
@@ -240,7 +245,7 @@ def _pin_to_release(plane: ControlPlane, data: bodies.UnpinBody) -> str:
             message = f"event_id: {data.event_id!r} is a {job.operation}, which makes no pin"
             raise FieldError(message)
         return job.pin_id
-    if data.instance_id is None or data.location is None or data.tokens is None:
+    if data.instance_id is None or data.location is None or data.is_empty:
         message = (
             "give pin_id, or the event_id of the /pin, or instance_id, location and tokens as "
             "they were given to it"
@@ -253,7 +258,7 @@ def _pin_to_release(plane: ControlPlane, data: bodies.UnpinBody) -> str:
         Place(data.instance_id, data.location),
         identity=engine.identity,
         scope=data.scope,
-        tokens=tokens_to_bytes(data.tokens),
+        tokens=await tokens_of(plane, data, [engine], deadline),
     )
 
 

@@ -7,19 +7,18 @@ import msgspec
 from lmcache_core.api.pins import OnMissing
 from lmcache_core.controller.routes import fields
 from lmcache_core.controller.routes.pin_view import PinView
-from lmcache_core.controller.routes.scoped import Scoped
+from lmcache_core.controller.routes.prompted import Prompted
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Root of requests."""
 
 
-class PinBody(Scoped, frozen=True, kw_only=True):
+class PinBody(Prompted, frozen=True, kw_only=True):
     """Pin a token sequence in one instance; all but the first three fields are optional extras."""
 
     instance_id: fields.InstanceId
     location: fields.Location
-    tokens: fields.Tokens
     ttl_s: fields.TtlSeconds | None = None
     owner: fields.Owner = "default"
     on_missing: OnMissing = OnMissing.PARTIAL
@@ -27,14 +26,13 @@ class PinBody(Scoped, frozen=True, kw_only=True):
     timeout_s: fields.TimeoutSeconds | None = None
 
 
-class UnpinBody(Scoped, frozen=True, kw_only=True):
+class UnpinBody(Prompted, frozen=True, kw_only=True):
     """Release a pin: its id, or the event that made it, or the body that asked for it."""
 
     pin_id: str | None = None
     event_id: str | None = None
     instance_id: fields.InstanceId | None = None
     location: fields.Location | None = None
-    tokens: fields.Tokens | None = None
     ttl_s: fields.TtlSeconds | None = None
     owner: fields.Owner = "default"
     on_missing: OnMissing = OnMissing.PARTIAL
@@ -50,29 +48,26 @@ class PinsBody(Body, frozen=True, kw_only=True):
     owner: fields.Owner | None = None
 
 
-class LookupBody(Scoped, frozen=True, kw_only=True):
+class LookupBody(Prompted, frozen=True, kw_only=True):
     """Ask who holds a token sequence."""
 
-    tokens: fields.Tokens
     timeout_s: fields.TimeoutSeconds | None = None
 
 
-class ClearBody(Scoped, frozen=True, kw_only=True):
-    """Drop unpinned chunks of a tier: of some tokens, or all of them."""
+class ClearBody(Prompted, frozen=True, kw_only=True):
+    """Drop unpinned chunks of a tier: of some tokens, or all of them where none are named."""
 
     instance_id: fields.InstanceId
     location: fields.Location
-    tokens: fields.Tokens | None = None
     force: bool = False
     timeout_s: fields.TimeoutSeconds | None = None
 
 
-class MoveBody(Scoped, frozen=True, kw_only=True):
+class MoveBody(Prompted, frozen=True, kw_only=True):
     """Bring the chunks of some tokens from one tier of an instance to another."""
 
     old_position: fields.Position
     new_position: fields.Position
-    tokens: fields.Tokens
     should_copy: bool = False
     timeout_s: fields.TimeoutSeconds | None = None
 

@@ -21,6 +21,7 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
         heard_at: Unix time of its last message.
         namespace: What its keys are seeded with.
         namespace_digest: The namespace's name, in hex.
+        namespace_identity: The same for all epochs of its weights: what pins are bound to.
         tiers: Its tiers, from the top.
         counters: Its running totals.
         pins: Number of pins that have a place in it.
@@ -38,6 +39,7 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     heard_at: float
     namespace: Namespace
     namespace_digest: str
+    namespace_identity: str
     tiers: list[TierStatus]
     counters: dict[str, int]
     pins: int
@@ -80,6 +82,7 @@ def _view(plane: ControlPlane, engine: EngineRecord) -> InstanceView:
         heard_at=engine.heard_at,
         namespace=engine.namespace,
         namespace_digest=engine.digest.hex(),
+        namespace_identity=engine.identity.hex(),
         tiers=list(engine.tiers),
         counters=engine.counters,
         pins=len(plane.ledger.at(engine.instance_id)),

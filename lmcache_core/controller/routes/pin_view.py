@@ -30,6 +30,17 @@ class PlaceView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class NamespaceView(msgspec.Struct, frozen=True):
+    """A namespace that a pin is for, whoever serves it.
+
+    Attributes:
+        namespace_identity: Its name, in hex.
+    """
+
+    namespace_identity: str
+    location: str
+
+
 class PinView(msgspec.Struct, frozen=True, kw_only=True):
     """A pin.
 
@@ -51,6 +62,7 @@ class PinView(msgspec.Struct, frozen=True, kw_only=True):
     num_tokens: int
     first_missing: int | None
     placements: list[PlaceView]
+    namespaces: list[NamespaceView]
     adapter: str | None
     cache_salt_digest: str | None
     tags: dict[str, str]
@@ -89,7 +101,10 @@ def view(row: PinRow) -> PinView:
                 version=place.told,
                 reason="" if row.ended else place.reason,
             )
-            for name, place in sorted(row.places.items())
+            for name, place in sorted(row.present.items())
+        ],
+        namespaces=[
+            NamespaceView(wanted.identity.hex(), wanted.location) for wanted in content.namespaces
         ],
         adapter=content.scope.adapter,
         cache_salt_digest=content.scope.salt,

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import itertools
 import re
+import uuid
 from typing import Annotated
 
 import msgspec
-from litestar import Controller, Response, delete, get, put
+from litestar import Controller, Response, delete, get, patch, post, put
 from litestar.params import Parameter
 from msgspec import Meta
 
+from lmcache_core.api.deadline import Deadline
 from lmcache_core.api.pins import PIN_ID_PATTERN, OnMissing, PinState, Renew
 from lmcache_core.controller.directory import Directory
 from lmcache_core.controller.failures import FieldError
-from lmcache_core.controller.keeper import ANY_VERSION
-from lmcache_core.controller.pin_row import PinContent, PinRow, Place
+from lmcache_core.controller.keeper import ANY_VERSION, Amendment
+from lmcache_core.controller.pin_row import NamespacePlace, PinContent, PinRow, Place
 from lmcache_core.controller.plane import ControlPlane
 from lmcache_core.controller.problems import responses
 from lmcache_core.controller.routes import fields
 from lmcache_core.controller.routes.pin_view import PinView, view
-from lmcache_core.controller.routes.scoped import Scoped
+from lmcache_core.controller.routes.prompted import Prompted, tokens_of
 from lmcache_core.errors import UnknownNameError
-from lmcache_core.keys import tokens_to_bytes
 
 _PIN_ID = re.compile(PIN_ID_PATTERN)
 
@@ -33,19 +34,26 @@ IfMatch = Annotated[
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a pin's bytes are to stay."""
+    """Where a pin's bytes are to stay: in an instance, or in all that serve a model."""
 
-    instance_id: fields.InstanceId
     location: fields.Location
+    instance_id: fields.InstanceId | None = None
+    namespace: (
+        Annotated[
+            str,
+            Meta(min_length=1, max_length=1024, description="A model's name or an identity."),
+        ]
+        | None
+    ) = None
 
 
-class PinBody(Scoped, frozen=True, kw_only=True):
+class PinBody(Prompted, frozen=True, kw_only=True):
     """What is to be pinned, where, for how long."""
 
     placements: Annotated[
-        list[Placement], Meta(min_length=1, max_length=64, description="One per instance.")
+        list[Placement],
+        Meta(min_length=1, max_length=64, description="One per instance or namespace."),
     ]
-    tokens: fields.Tokens
     owner: fields.Owner = "default"
     ttl_s: fields.TtlSeconds | None = None
     renew: Renew = Renew.FIXED
@@ -53,38 +61,38 @@ class PinBody(Scoped, frozen=True, kw_only=True):
     labels: fields.Labels = msgspec.field(default_factory=dict)
     timeout_s: fields.TimeoutSeconds | None = None
 
-    def content(self, directory: Directory) -> PinContent:
+    async def content(self, plane: ControlPlane, deadline: Deadline) -> PinContent:
         """What the ledger keeps of it.
 
-        Args:
-            directory: Says which data-parallel ranks an instance has.
-
         Raises:
-            FieldError: Two placements are in one instance.
-            UnknownNameError: An instance is not known.
+            FieldError: Two placements are in one instance, or it is not clear
+                what they or the tokens are.
+            UnknownNameError: An instance or a namespace is not known.
         """
-        places = tuple(
-            sorted(
-                {
-                    Place(engine.instance_id, placement.location)
-                    for placement in self.placements
-                    for engine in directory.members(placement.instance_id)
-                }
-            )
-        )
-        if len({place.instance_id for place in places}) < len(places):
-            message = "placements: one instance is named with two locations; use two pins"
-            raise FieldError(message)
+        places = _places(plane.directory, self.placements)
+        namespaces = _namespaces(plane.directory, self.placements)
+        named = [plane.directory.get(place.instance_id) for place in places]
+        serving = [e for wanted in namespaces for e in plane.directory.serving(wanted.identity)]
         return PinContent(
             owner=self.owner,
             places=places,
-            tokens=tokens_to_bytes(self.tokens),
+            namespaces=namespaces,
+            tokens=await tokens_of(plane, self, [*named, *serving], deadline),
             scope=self.scope,
             ttl_seconds=self.ttl_s,
             renew=self.renew,
             on_missing=self.on_missing,
             labels=self.labels,
         )
+
+
+class PinPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be changed of a pin; what is not named stays."""
+
+    ttl_s: fields.TtlSeconds | msgspec.UnsetType | None = msgspec.UNSET
+    renew: Renew | msgspec.UnsetType = msgspec.UNSET
+    labels: fields.Labels | msgspec.UnsetType = msgspec.UNSET
+    timeout_s: fields.TimeoutSeconds | None = None
 
 
 class PinList(msgspec.Struct, frozen=True):
@@ -130,15 +138,50 @@ class PinRoutes(Controller):
             raise FieldError(message)
         with plane.jobs.track("PutPin") as job:
             job.pin_id = pin_id
+            deadline = plane.deadline(data.timeout_s)
             kept = await plane.keeper.put(
                 pin_id,
-                data.content(plane.directory),
-                plane.deadline(data.timeout_s),
+                await data.content(plane, deadline),
+                deadline,
                 if_match=_version(if_match),
                 if_none_match=if_none_match is not None,
             )
             job.num_tokens = kept.num_tokens
         return _answer(kept.row, 201 if kept.created else 200)
+
+    @post("/", status_code=201, responses=responses(400, 404, 409, 413, 422, 429, 503, 504, 507))
+    async def post_pin(self, plane: ControlPlane, data: PinBody) -> Response[PinView]:
+        """Pin under a new name, which the answer tells."""
+        with plane.jobs.track("PostPin") as job:
+            job.pin_id = pin_id = f"pin-{uuid.uuid4().hex}"
+            deadline = plane.deadline(data.timeout_s)
+            kept = await plane.keeper.put(pin_id, await data.content(plane, deadline), deadline)
+            job.num_tokens = kept.num_tokens
+        answer = _answer(kept.row, 201)
+        answer.headers["Location"] = f"{self.path}/{pin_id}"
+        return answer
+
+    @patch(
+        "/{pin_id:str}",
+        responses=responses(400, 404, 412, 413, 422, 429, 503, 504, 507),
+    )
+    async def patch_pin(
+        self, plane: ControlPlane, pin_id: str, data: PinPatch, if_match: IfMatch = None
+    ) -> Response[PinView]:
+        """Change how long a pin lives or its labels.
+
+        Its time starts anew where ttl_s is named, and of a pin that hits renew.
+        """
+        with plane.jobs.track("PatchPin") as job:
+            job.pin_id = pin_id
+            kept = await plane.keeper.amend(
+                pin_id,
+                Amendment(data.ttl_s, data.renew, data.labels),
+                plane.deadline(data.timeout_s),
+                if_match=_version(if_match),
+            )
+            job.num_tokens = kept.num_tokens
+        return _answer(kept.row, 200)
 
     @get("/{pin_id:str}", sync_to_thread=False, responses=responses(404))
     def get_pin(self, plane: ControlPlane, pin_id: str) -> Response[PinView]:
@@ -201,6 +244,34 @@ class PinRoutes(Controller):
             )
             job.num_tokens = released.num_tokens
         return _answer(released.row, 202 if released.failures else 200)
+
+
+def _places(directory: Directory, placements: list[Placement]) -> tuple[Place, ...]:
+    """The places that name an instance, in each of its data-parallel ranks."""
+    places: set[Place] = set()
+    for placement in placements:
+        if (placement.instance_id is None) == (placement.namespace is None):
+            message = "placements: name instance_id or namespace in each, and not both"
+            raise FieldError(message)
+        if placement.instance_id is not None:
+            members = directory.members(placement.instance_id)
+            places |= {Place(engine.instance_id, placement.location) for engine in members}
+    if len({place.instance_id for place in places}) < len(places):
+        message = "placements: one instance is named with two locations; use two pins"
+        raise FieldError(message)
+    return tuple(sorted(places))
+
+
+def _namespaces(directory: Directory, placements: list[Placement]) -> tuple[NamespacePlace, ...]:
+    found = {
+        NamespacePlace(directory.identity(placement.namespace), placement.location)
+        for placement in placements
+        if placement.namespace is not None
+    }
+    if len({wanted.identity for wanted in found}) < len(found):
+        message = "placements: one namespace is named with two locations; use two pins"
+        raise FieldError(message)
+    return tuple(sorted(found))
 
 
 def _answer(row: PinRow, status: int) -> Response[PinView]:
