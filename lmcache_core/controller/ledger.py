@@ -372,7 +372,8 @@ class Ledger:
         for row in self._rows.values():
             if row.expires_at is not None:
                 row.expires_at += seconds
-                self._journal.note(STANDINGS, row.pin_id, lazily=True)
+                self._journal.note(STANDINGS, row.pin_id)
+        self._journal.note(META, META_KEY)
         self._count_ends()
 
     def _meta(self, _key: str) -> LedgerMeta:

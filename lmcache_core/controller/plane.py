@@ -72,7 +72,7 @@ class ControlPlane:
         self.jobs = Jobs(journal)
         self.tokenizer = Tokenizer()
         self.started_at = time.time()
-        self._reconciler = Reconciler(self.ledger, self.keeper)
+        self._reconciler = Reconciler(self.ledger, self.keeper, listener.send)
         self.reception = Reception(
             listener,
             directory=self.directory,

@@ -7,7 +7,6 @@ import uuid
 from collections import Counter
 
 from lmcache_core.api.messages import (
-    Adopted,
     EngineMessage,
     Events,
     Goodbye,
@@ -170,14 +169,7 @@ class Reception:
         for report in message.pins:
             self._ledger.take(engine.instance_id, report)
         if message.pin_requests:
-            await self._listener.send(
-                engine.peer,
-                Adopted(
-                    instance_id=engine.instance_id,
-                    incarnation=engine.incarnation,
-                    versions=self._reconciler.adopt(engine, message),
-                ),
-            )
+            self._reconciler.adopt(engine, message)
         if self._placement.note(engine.instance_id, message.sequence):
             await self._listener.send(engine.peer, WantSnapshot())
         self._reconciler.nudge(engine)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 
 from lmcache_core.api.deadline import Deadline
-from lmcache_core.api.messages import Heartbeat, Register
+from lmcache_core.api.messages import Adopted, ControllerMessage, Heartbeat, Register
 from lmcache_core.api.pins import PinReport, PinRequest
+from lmcache_core.api.transport import Peer
 from lmcache_core.controller.engine_record import EngineRecord
 from lmcache_core.controller.failures import EngineRefusedError, LedgerFullError
 from lmcache_core.controller.keeper import PinKeeper
@@ -28,11 +30,19 @@ class Reconciler:
     Args:
         ledger: The pins.
         keeper: Tells engines.
+        send: Hands a message to a peer.
     """
 
-    def __init__(self, ledger: Ledger, keeper: PinKeeper) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        keeper: PinKeeper,
+        send: Callable[[Peer, ControllerMessage], Awaitable[bool]],
+    ) -> None:
         self._ledger = ledger
         self._keeper = keeper
+        self._send = send
+        self._acknowledging: dict[str, asyncio.Task[None]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def registered(self, engine: EngineRecord, message: Register) -> None:
@@ -52,13 +62,14 @@ class Reconciler:
                 place.reason = f"the instance now serves {engine.namespace.model!r} otherwise"
         self.nudge(engine)
 
-    def adopt(self, engine: EngineRecord, message: Heartbeat) -> dict[str, int]:
-        """Take in pins that requests have asked an engine for.
+    def adopt(self, engine: EngineRecord, message: Heartbeat) -> None:
+        """Take in pins that requests have asked an engine for, and acknowledge them once synced.
 
-        Returns:
-            By id of each pin that is in the ledger as the engine has it, its
-            version.
+        Who is being acknowledged to names the rest again with its next heartbeat.
         """
+        name = engine.instance_id
+        if name in self._acknowledging and not self._acknowledging[name].done():
+            return
         reports = {report.pin_id: report for report in message.pins}
         taken = {
             request.pin_id: request.version
@@ -67,7 +78,18 @@ class Reconciler:
         }
         # What the ledger has ended or made otherwise the engine is to hear of.
         self.nudge(engine)
-        return taken
+        self._acknowledging[name] = asyncio.create_task(self._acknowledge(engine, taken))
+
+    async def _acknowledge(self, engine: EngineRecord, versions: dict[str, int]) -> None:
+        try:
+            await self._ledger.synced(Deadline(COMMAND_SECONDS))
+        except LMCacheError as error:
+            log.info("reconciler.not_adopted", instance_id=engine.instance_id, reason=str(error))
+            return
+        adopted = Adopted(
+            instance_id=engine.instance_id, incarnation=engine.incarnation, versions=versions
+        )
+        await self._send(engine.peer, adopted)
 
     def _take_in(self, engine: EngineRecord, request: PinRequest, report: PinReport) -> bool:
         """Compare what an engine holds with the ledger; whether that has it so now."""
@@ -97,9 +119,10 @@ class Reconciler:
         """An engine cannot be asked any more."""
         self._ledger.lose(engine.instance_id, f"the engine is {engine.state.value}")
         self._ledger.leave(engine.instance_id)
-        task = self._tasks.pop(engine.instance_id, None)
-        if task is not None:
-            task.cancel()
+        for tasks in (self._tasks, self._acknowledging):
+            task = tasks.pop(engine.instance_id, None)
+            if task is not None:
+                task.cancel()
 
     def nudge(self, engine: EngineRecord) -> None:
         """Tell an engine what it is owed, unless that is being done."""
@@ -113,8 +136,9 @@ class Reconciler:
 
     async def close(self) -> None:
         """Stop telling."""
-        tasks = list(self._tasks.values())
+        tasks = [*self._tasks.values(), *self._acknowledging.values()]
         self._tasks.clear()
+        self._acknowledging.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
