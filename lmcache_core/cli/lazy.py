@@ -12,6 +12,18 @@ import click
 from lmcache_core.errors import LMCacheError
 
 
+class RefusedByControllerError(LMCacheError):
+    """A controller has answered with a problem document.
+
+    Attributes:
+        status: The HTTP status.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class LazyCommand(NamedTuple):
     """Where a command is and what it is for.
 
@@ -64,16 +76,27 @@ class LazyGroup(click.Group):
 
 
 class OneLineError(click.ClickException):
-    """An error as the command line shows it: one line, exit status 2."""
+    """An error as the command line shows it: one line, and exit status 2.
+
+    That is for what was given wrong and for nobody who answers.
+    """
 
     exit_code = 2
 
 
+class RefusalError(OneLineError):
+    """What a controller has refused: one line, and exit status 1."""
+
+    exit_code = 1
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn an ``LMCacheError`` into one line on standard error and status 2."""
+    """Turn an ``LMCacheError`` into one line on standard error and an exit status."""
     try:
         yield
+    except RefusedByControllerError as error:
+        raise RefusalError(" ".join(str(error).split())) from error
     except LMCacheError as error:
         raise OneLineError(" ".join(str(error).split())) from error
 

@@ -7,6 +7,7 @@ import click
 from lmcache_core.cli.lazy import LazyCommand, lazy_group
 
 COMMANDS = {
+    "clear": LazyCommand("lmcache_core.cli.chunks:clear", "Drop unpinned chunks of a tier."),
     "config": LazyCommand(
         "lmcache_core.cli.config:config", "Check a configuration, or print its schema."
     ),
@@ -16,6 +17,16 @@ COMMANDS = {
     "doctor": LazyCommand(
         "lmcache_core.cli.doctor:doctor", "Tell what is installed here and what is missing."
     ),
+    "jobs": LazyCommand(
+        "lmcache_core.cli.jobs:jobs", "Show what a controller was asked, and what came of it."
+    ),
+    "lookup": LazyCommand("lmcache_core.cli.chunks:lookup", "Say who holds how much of a prompt."),
+    "move": LazyCommand(
+        "lmcache_core.cli.chunks:move", "Bring a prompt's chunks from one tier to another."
+    ),
+    "pin": LazyCommand("lmcache_core.cli.pins:pin", "Keep a prompt's KV cache where it is."),
+    "pins": LazyCommand("lmcache_core.cli.pins:pins", "List pins, and how much of them holds."),
+    "unpin": LazyCommand("lmcache_core.cli.pins:unpin", "Release pins."),
     "plugins": LazyCommand(
         "lmcache_core.cli.plugins:plugins", "List the plugins, and why one is not loaded."
     ),

@@ -76,6 +76,12 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return f"tcp://{host}:{self.monitor_port}"
 
     @property
+    def url(self) -> str:
+        """Where the routes are; on this machine, where all of its addresses are served."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
     def ledger_path(self) -> Path | None:
         """The file of the pin ledger, or None where there is to be none.
 
@@ -108,6 +114,27 @@ def load_controller_config(
         ConfigError: Something is wrong, in one sentence; or an address that
             is not loopback is to be served without a token.
     """
+    config = _resolve(file, environ, flags)
+    _check_exposure(config)
+    return config
+
+
+def load_client_config(*, environ: Mapping[str, str], flags: Mapping[str, Any]) -> ControllerConfig:
+    """Read where a controller is and its token, as the controller itself would be told.
+
+    Args:
+        environ: Where ``LMCACHE_CONTROLLER_*`` is read.
+        flags: Values given on the command line; None where one was not given.
+
+    Raises:
+        ConfigError: Something is wrong, in one sentence.
+    """
+    return _resolve(None, environ, flags)
+
+
+def _resolve(
+    file: str | None, environ: Mapping[str, str], flags: Mapping[str, Any]
+) -> ControllerConfig:
     file = file or environ.get(f"{PREFIX}CONFIG")
     config = ControllerConfig()
     if file:
@@ -115,9 +142,7 @@ def load_controller_config(
     config = _apply(config, _variables(environ), source=f"environment {PREFIX}*", strict=False)
     given = {key: value for key, value in flags.items() if value is not None}
     config = _apply(config, given, source="command line", strict=True)
-    config = _with_token(config)
-    _check_exposure(config)
-    return config
+    return _with_token(config)
 
 
 def _variables(environ: Mapping[str, str]) -> dict[str, str]:

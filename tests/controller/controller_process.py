@@ -46,9 +46,11 @@ class ControllerProcess:
         *flags: str,
         environ: Mapping[str, str] = {},
         command: Sequence[str] = COMMAND,
+        headers: Mapping[str, str] = {},
     ) -> None:
         self.log = log
         self.command = command
+        self.headers = headers
         self.flags: Sequence[str] = flags
         self.ledger = log.with_name("pins.sqlite")
         ledger = {"LMCACHE_CONTROLLER_LEDGER": str(self.ledger)}
@@ -95,7 +97,7 @@ class ControllerProcess:
         self._monitor_port = int(found[3].rpartition(":")[2])
         self.monitor = f"tcp://127.0.0.1:{self._monitor_port}"
         self.url = f"http://127.0.0.1:{self._port}"
-        self.client = httpx.Client(base_url=self.url, timeout=30)
+        self.client = httpx.Client(base_url=self.url, timeout=30, headers=self.headers)
         self.client.get("/healthz").raise_for_status()
 
     def stop(self) -> int:

@@ -1,0 +1,231 @@
+"""``lmcache`` against a controller: pin, unpin, pins, lookup, move, clear, jobs."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from lmcache_core.cli.main import main
+from tests.controller.controller_process import ControllerProcess
+from tests.controller.engine_peer import DISK, MEMORY, EnginePeer, eventually
+
+PROMPT = list(range(1, 43))
+TOKENS = ",".join(map(str, PROMPT))
+TOKEN = "a-token-of-this-test"
+
+
+@pytest.fixture(scope="module")
+def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControllerProcess]:
+    environ = {"LMCACHE_CONTROLLER_TOKEN": TOKEN}
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    log = tmp_path_factory.mktemp("cli") / "log"
+    with ControllerProcess(log, environ=environ, headers=headers) as process:
+        yield process
+
+
+@pytest.fixture
+def peer(controller: ControllerProcess) -> Iterator[EnginePeer]:
+    with controller.peer("node") as engine:
+        engine.cache(PROMPT)
+        yield engine
+
+
+class Command:
+    """Runs ``lmcache`` in the environment of somebody who works with one controller."""
+
+    def __init__(self, controller: ControllerProcess) -> None:
+        self.env: dict[str, str | None] = {
+            "LMCACHE_CONTROLLER_PORT": controller.url.rpartition(":")[2],
+            "LMCACHE_CONTROLLER_TOKEN": TOKEN,
+        }
+
+    def __call__(self, *arguments: str, stdin: str | None = None) -> Result:
+        return CliRunner().invoke(main, list(arguments), input=stdin, env=self.env)
+
+    def json(self, *arguments: str, stdin: str | None = None) -> Any:
+        result = self(*arguments, "--json", stdin=stdin)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+
+@pytest.fixture
+def lmcache(controller: ControllerProcess) -> Command:
+    return Command(controller)
+
+
+WHERE = ("--instance", "node", "--location", MEMORY)
+
+
+def test_a_pin_is_made_listed_shown_and_released(lmcache: Command, peer: EnginePeer) -> None:
+    made = lmcache(
+        "pin", "greeting", *WHERE, "--tokens", TOKENS, "--ttl", "7230s", "--owner", "me",
+        "--label", "team=a", "--on-missing", "fail", "--renew",
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    for word in ("greeting", "active", "42 of 42", "me", "2h00m", f"node:{MEMORY}", "team=a"):
+        assert word in made.stdout
+    (shown,) = lmcache.json("pins", "greeting")
+    assert (shown["ttl_s"], shown["renew"], shown["on_missing"]) == (7230, "on_hit", "fail")
+    for flags, count in (
+        ((), 1),
+        (("--owner", "me", "--label", "team=a", "--state", "active"), 1),
+        (("--owner", "you"), 0),
+        (("--label", "team=b"), 0),
+    ):
+        assert len(lmcache.json("pins", *flags)) == count
+    assert lmcache("pins", "--owner", "you").stdout == "no pins\n"
+    released = lmcache("unpin", "greeting")
+    assert released.stdout == "greeting: released\n"
+    assert not peer.held
+
+
+def test_a_pin_without_a_name_gets_one(lmcache: Command, peer: EnginePeer) -> None:
+    made = lmcache.json("pin", *WHERE, "--tokens", TOKENS)
+    assert list(peer.held) == [made["pin_id"]]
+    (answer,) = lmcache.json("unpin", made["pin_id"])
+    assert answer["state"] == "released"
+
+
+@pytest.mark.parametrize(
+    ("value", "stdin"),
+    [
+        (json.dumps(PROMPT), None),
+        (" ".join(map(str, PROMPT)), None),
+        ("-", "\n".join(map(str, PROMPT))),
+        ("-", json.dumps({"count": 42, "tokens": PROMPT})),
+        ("@FILE", None),
+    ],
+)
+def test_tokens_come_as_text_from_a_file_and_from_standard_input(
+    lmcache: Command, peer: EnginePeer, tmp_path: Path, value: str, stdin: str | None
+) -> None:
+    file = tmp_path / "tokens.json"
+    file.write_text(json.dumps(PROMPT))
+    found = lmcache("lookup", "--tokens", value.replace("FILE", str(file)), stdin=stdin)
+    assert found.exit_code == 0, found.output
+    assert found.stdout.splitlines()[1].split() == ["node", MEMORY, "42"]
+
+
+def test_nobody_who_holds_anything_is_said(lmcache: Command, peer: EnginePeer) -> None:
+    assert lmcache("lookup", "--tokens", "7 7 7").stdout == "nobody holds any of it\n"
+
+
+def test_a_plan_tells_what_it_would_cost_and_pins_nothing(
+    lmcache: Command, peer: EnginePeer
+) -> None:
+    # The scripted engine says that pins may take 128 bytes, four a token.
+    small = lmcache("pin", *WHERE, "--tokens", "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16", "--plan")
+    assert (small.exit_code, small.stdout.splitlines()[1].split()[1]) == (0, "yes")
+    much = lmcache("pin", *WHERE, "--tokens", TOKENS, "--plan")
+    assert much.exit_code == 1
+    assert "more than they may" in much.stdout
+    assert not peer.held
+
+
+def test_what_exists_is_replaced_only_on_demand(lmcache: Command, peer: EnginePeer) -> None:
+    first = lmcache("pin", "mine", *WHERE, "--tokens", TOKENS, "--replace")
+    assert first.exit_code == 0, first.output
+    refused = lmcache("pin", "mine", *WHERE, "--tokens", "1 2 3")
+    assert refused.exit_code == 1
+    assert "exists with other content" in refused.stderr
+    assert lmcache("pin", "mine", *WHERE, "--tokens", "1 2 3", "--replace").exit_code == 0
+    assert lmcache("unpin", "mine").exit_code == 0
+
+
+def test_chunks_are_moved_and_cleared(lmcache: Command, peer: EnginePeer) -> None:
+    moved = lmcache("move", "--from", f"node:{MEMORY}", "--to", f"node:{DISK}", "--tokens", "1 2")
+    assert moved.stdout == f"0 tokens are in {DISK} of node\n"
+    assert lmcache("clear", *WHERE).exit_code == 2
+    assert lmcache("clear", *WHERE, "--all", "--tokens", "1").exit_code == 2
+    cleared = lmcache("clear", *WHERE, "--all")
+    assert cleared.stdout.endswith(f"tokens dropped from {MEMORY} of node\n")
+    assert not peer.keys[MEMORY]
+
+
+def test_jobs_are_listed_shown_and_waited_for(lmcache: Command, peer: EnginePeer) -> None:
+    event = lmcache.json("clear", *WHERE, "--all")["event_id"]
+    listed = lmcache.json("jobs", "--operation", "Clear", "--limit", "1")
+    assert [job["event_id"] for job in listed] == [event]
+    shown = lmcache("jobs", event, "--wait")
+    assert shown.exit_code == 0, shown.output
+    assert "done" in shown.stdout
+    assert "1 of 1" in shown.stdout
+    lmcache("clear", "--instance", "node", "--location", "nowhere", "--all")
+    (failed,) = lmcache.json("jobs", "--state", "failed", "--limit", "1")
+    shown = lmcache("jobs", failed["event_id"])
+    assert shown.exit_code == 1
+    assert "unknown location" in shown.stdout
+
+
+def test_a_running_job_is_waited_for(
+    lmcache: Command, peer: EnginePeer, controller: ControllerProcess
+) -> None:
+    go_on = threading.Event()
+    peer.before_reply = lambda _command: go_on.wait(10)
+    request = {"instance_id": "node", "location": MEMORY}
+    clearing = threading.Thread(target=controller.post, args=("/clear",), kwargs=request)
+    clearing.start()
+    (job,) = eventually(
+        lambda: controller.client.get("/v1/jobs", params={"state": "running"}).json()["jobs"]
+    )
+    threading.Timer(0.4, go_on.set).start()
+    shown = lmcache("jobs", job["event_id"], "--wait", "--json")
+    clearing.join()
+    assert json.loads(shown.stdout)[0]["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["lookup"], 2, "--tokens, --prompt or --messages"),
+        (["lookup", "--tokens", "1", "--prompt", "a"], 2, "give one of"),
+        (["lookup", "--tokens", "1 b"], 2, "no token ids"),
+        (["lookup", "--tokens", "[1.5]"], 2, "no token ids"),
+        (["lookup", "--tokens", "@/no/such/file"], 2, "/no/such/file cannot be read"),
+        (["lookup", "--messages", "/no/such/file"], 2, "cannot be read"),
+        (["lookup", "--tokens", "-1"], 1, "tokens[0]"),
+        (["pin", "--location", "x", "--tokens", "1"], 2, "--instance or --namespace"),
+        (["pin", *WHERE, "--tokens", "1", "--ttl", "soon"], 2, "2h or 7d"),
+        (["pin", *WHERE, "--tokens", "1", "--label", "x"], 2, "KEY=VALUE"),
+        (["pin", *WHERE, "--prompt", "hello"], 1, "serving_url"),
+        (["pin", "--instance", "nobody", "--location", "x", "--tokens", "1"], 1, "node"),
+        (["pins", "none"], 1, "unknown pin 'none'"),
+        (["unpin"], 2, "names of pins"),
+        (["unpin", "none"], 1, "unknown pin"),
+        (["move", "--from", "x", "--to", "y", "--tokens", "1"], 2, "INSTANCE:LOCATION"),
+        (["jobs", "none"], 1, "unknown event"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_a_status(
+    lmcache: Command, peer: EnginePeer, arguments: list[str], status: int, words: str
+) -> None:
+    result = lmcache(*arguments)
+    assert result.exit_code == status, result.output
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_without_the_token_it_is_refused_and_a_file_may_hold_it(
+    lmcache: Command, peer: EnginePeer, tmp_path: Path
+) -> None:
+    lmcache.env["LMCACHE_CONTROLLER_TOKEN"] = None
+    refused = lmcache("pins")
+    assert refused.exit_code == 1
+    assert "Authorization" in refused.stderr
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    assert lmcache("pins", "--token-file", str(file)).exit_code == 0
+
+
+def test_where_nobody_answers_it_says_what_to_do() -> None:
+    result = CliRunner().invoke(main, ["pins", "--url", "http://127.0.0.1:1"])
+    assert result.exit_code == 2
+    assert "lmcache controller serve" in result.stderr
+    assert "--url" in result.stderr
+    assert CliRunner().invoke(main, ["pins", "--url", "nonsense"]).exit_code == 2
