@@ -60,7 +60,7 @@ async def tokens_of(
     given = {"tokens": data.tokens, "prompt": data.prompt, "messages": data.messages}
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) != 1:
-        message = f"give one of tokens, prompt and messages, not {' and '.join(given) or 'none'}"
+        message = f"tokens: give one of tokens, prompt and messages, not {' and '.join(given) or 'none'}"
         raise FieldError(message)
     tokens = data.tokens
     if tokens is None:
