@@ -60,8 +60,8 @@ async def tokens_of(
     given = {"tokens": data.tokens, "prompt": data.prompt, "messages": data.messages}
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) != 1:
-        message = f"tokens: give one of tokens, prompt and messages, not {' and '.join(given) or 'none'}"
-        raise FieldError(message)
+        found = " and ".join(given) or "none"
+        raise FieldError(f"tokens: give one of tokens, prompt and messages, not {found}")
     tokens = data.tokens
     if tokens is None:
         tokens = await plane.tokenizer.tokens(engines, given, deadline)
