@@ -115,6 +115,8 @@ def example(tmp_path_factory, free_ports, run_server, clean_environment):
     variables = {
         "PATH": example.environment["PATH"],
         "LMCACHE_CONTROLLER_URL": f"localhost:{ports['9001']}",
+        # So that the controller has it tokenise text.
+        "LMCACHE_SERVING_URL": f"http://localhost:{ports['8000']}",
         # The printed size is a flood of 15 GiB.
         "LMCACHE_MAX_LOCAL_CPU_SIZE": f"{CACHE_TOKENS * KV_BYTES_PER_TOKEN / 2**30:.6f}",
         "VLLM_HOST_IP": "127.0.0.1",
@@ -202,3 +204,21 @@ def test_a_pin_in_the_instant_after_the_answer_holds_all_of_it(example):
 def test_tokens_never_seen_pin_nothing(example):
     body = {"tokens": [700] * 40, "instance_id": INSTANCE, "location": MEMORY}
     assert post(f"{example.controller_url}/pin", body)["num_tokens"] == 0
+
+
+@pytest.mark.parametrize("kind", ["prompt", "messages"])
+def test_text_is_tokenised_by_the_server_as_it_computes_it(example, kind):
+    text = f"Asked for as {kind}:" + " harbour" * 60
+    place = {"instance_id": INSTANCE, "location": MEMORY}
+    if kind == "prompt":
+        asked = example.ask(text, 1).prompt_tokens
+        answer = post(f"{example.controller_url}/pin", {"prompt": text, **place})
+        assert answer["num_tokens"] == asked
+        return
+    messages = [{"role": "system", "content": text}]
+    body = {"model": MODEL, "messages": [*messages, {"role": "user", "content": "Go on."}]}
+    whole = post(f"{example.vllm_url}/v1/chat/completions", {**body, "max_tokens": 1})
+    answer = post(f"{example.controller_url}/pin", {"messages": messages, **place})
+    question = {"model": MODEL, "messages": messages, "add_generation_prompt": False}
+    tokens = post(f"{example.vllm_url}/tokenize", question)["count"]
+    assert answer["num_tokens"] == tokens < whole["usage"]["prompt_tokens"]
