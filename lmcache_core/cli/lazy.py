@@ -63,11 +63,14 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing any."""
-        rows = [
-            (name, self.lazy[name].summary) for name in self.list_commands(ctx) if name in self.lazy
-        ]
+        summaries = self.summaries()
+        rows = [(name, summaries[name]) for name in self.list_commands(ctx) if name in summaries]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+    def summaries(self) -> dict[str, str]:
+        """What each command is for, by name."""
+        return {name: command.summary for name, command in self.lazy.items()}
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; see :func:`one_line_errors`."""
@@ -101,11 +104,13 @@ def one_line_errors() -> Iterator[None]:
         raise OneLineError(" ".join(str(error).split())) from error
 
 
-def lazy_group(name: str, commands: Mapping[str, LazyCommand]) -> Callable[..., LazyGroup]:
+def lazy_group(
+    name: str, commands: Mapping[str, LazyCommand], kind: type[LazyGroup] = LazyGroup
+) -> Callable[..., LazyGroup]:
     """Decorate a function as a group of lazily imported commands."""
     return click.group(
         name,
-        cls=LazyGroup,
+        cls=kind,
         lazy=commands,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )

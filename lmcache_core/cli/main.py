@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from lmcache_core.cli.lazy import LazyCommand, lazy_group
+from lmcache_core.cli.plugin_commands import PluginCommands
 
 COMMANDS = {
     "clear": LazyCommand("lmcache_core.cli.chunks:clear", "Drop unpinned chunks of a tier."),
@@ -33,7 +34,7 @@ COMMANDS = {
 }
 
 
-@lazy_group("lmcache", COMMANDS)
+@lazy_group("lmcache", COMMANDS, PluginCommands)
 @click.version_option(package_name="lmcache-core", prog_name="lmcache")
 def main() -> None:
     """Keep the KV caches of language model servers, and say which ones must stay."""

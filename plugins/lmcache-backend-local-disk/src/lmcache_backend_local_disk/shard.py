@@ -47,6 +47,11 @@ def length_of(use: int) -> int:
     return use & LONGEST
 
 
+def used_at(use: int) -> int:
+    """When it was used, in microseconds since the epoch."""
+    return use >> LENGTH_BITS
+
+
 class Shard:
     """The frames whose keys begin with one byte.
 
@@ -150,7 +155,7 @@ class Shard:
                 changed_ns=status.st_mtime_ns,
                 keys=b"".join(self._uses),
                 lengths=array("Q", map(length_of, uses)),
-                used_us=array("Q", [use >> LENGTH_BITS for use in uses]),
+                used_us=array("Q", map(used_at, uses)),
             )
 
     def reconcile(self) -> int:

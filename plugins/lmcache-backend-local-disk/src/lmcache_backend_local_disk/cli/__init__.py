@@ -1,0 +1,1 @@
+"""``lmcache disk``: the folders of a disk tier, looked at from without."""
