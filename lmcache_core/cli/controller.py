@@ -25,7 +25,10 @@ def controller() -> None:
 @controller.command(context_settings=SETTINGS)
 @click.option("--host", help="Where the routes are served; 127.0.0.1 if not given.")
 @click.option("--port", type=int, help="Their port; 9000 if not given, 0 takes a free one.")
-@click.option("--monitor-host", help="Where engines dial; localhost if not given.")
+@click.option(
+    "--monitor-host",
+    help="Where engines dial; localhost if not given. SCHEME://HOST takes another transport.",
+)
 @click.option("--monitor-port", type=int, help="Their port; 9001 if not given.")
 @click.option(
     "--monitor-ports",

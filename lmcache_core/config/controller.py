@@ -12,6 +12,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+from lmcache_core.config.address import SCHEME
 from lmcache_core.config.resolve import KNOWN as ENGINE_KEYS
 from lmcache_core.config.suggest import nearest
 from lmcache_core.errors import ConfigError
@@ -30,7 +31,12 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     ] = "127.0.0.1"
     port: Annotated[Port, Meta(description="Their port; 0 takes any free one.")] = 9000
     monitor_host: Annotated[
-        str, Meta(min_length=1, description="Where engines dial, by name or number.")
+        str,
+        Meta(
+            min_length=1,
+            description="Where engines dial, by name or number. Of another transport than `tcp` "
+            "with its scheme in front, `scheme://host`.",
+        ),
     ] = "localhost"
     monitor_port: Annotated[Port, Meta(description="Their port; 0 takes any free one.")] = 9001
     token: Annotated[
@@ -70,10 +76,16 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     ] = 16 << 20
 
     @property
+    def monitor_name(self) -> str:
+        """The host that engines dial, without a scheme."""
+        return self.monitor_host.rpartition("://")[2]
+
+    @property
     def monitor_address(self) -> str:
         """Where engines dial."""
-        host = f"[{self.monitor_host}]" if ":" in self.monitor_host else self.monitor_host
-        return f"tcp://{host}:{self.monitor_port}"
+        scheme = self.monitor_host.rpartition("://")[0] or SCHEME
+        host = f"[{self.monitor_name}]" if ":" in self.monitor_name else self.monitor_name
+        return f"{scheme}://{host}:{self.monitor_port}"
 
     @property
     def url(self) -> str:
@@ -218,8 +230,7 @@ def is_loopback(host: str) -> bool:
 def _check_exposure(config: ControllerConfig) -> None:
     if config.insecure or config.token is not None:
         return
-    for key in ("host", "monitor_host"):
-        host = getattr(config, key)
+    for key, host in (("host", config.host), ("monitor_host", config.monitor_name)):
         if not is_loopback(host):
             message = (
                 f"{key} {host} can be reached from other machines; give a token with "

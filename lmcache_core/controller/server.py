@@ -77,7 +77,7 @@ async def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     try:
-        if not is_loopback(config.monitor_host):
+        if not is_loopback(config.monitor_name):
             log.warning("controller.monitor_exposed", address=plane.listener.address)
         host, port = sockets[0].getsockname()[:2]
         log.info("controller.started", host=host, port=port, monitor=plane.listener.address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,16 +13,27 @@ import pytest
 from lmcache_core.api import (
     BackendContext,
     Capability,
+    EvictionPolicy,
+    EvictionPolicySpec,
     PluginSpec,
+    Serde,
+    SerdeSpec,
     StorageBackend,
     StorageBackendSpec,
+    TransportSpec,
 )
+from lmcache_core.api.transport import ControllerTransport
 from lmcache_core.config import plugin_section
 from lmcache_core.keys import Key
 from lmcache_core.plugins import PluginRegistry
 from lmcache_core.testing.calls import soon
 from lmcache_core.testing.conformance import Conformance
+from lmcache_core.testing.eviction import EvictionPolicyTests
+from lmcache_core.testing.serde import SerdeTests
 from lmcache_core.testing.storage import StorageBackendTests
+from lmcache_core.testing.transport import ControllerTransportTests
+
+HOST = "127.0.0.1"
 
 FOLDER = "{folder}"
 """What stands in a value for a new folder for each check."""
@@ -88,7 +100,60 @@ class InstalledBackend(Installed, StorageBackendTests):
             backend.close()
 
 
-_KITS: Mapping[str, type[Conformance]] = {StorageBackendSpec.kind: InstalledBackend}
+class InstalledSerde(Installed, SerdeTests):
+    """A serde as it is configured."""
+
+    @pytest.fixture
+    def make_serde(self, make: Callable[[], Serde]) -> Callable[[], Serde]:
+        """Make serdes of one configuration."""
+        return make
+
+
+class InstalledPolicy(Installed, EvictionPolicyTests):
+    """An eviction policy as it is configured."""
+
+    @pytest.fixture
+    def make_policy(self, make: Callable[[], EvictionPolicy]) -> Callable[[], EvictionPolicy]:
+        """Make policies of one configuration."""
+        return make
+
+
+class InstalledTransport(Installed, ControllerTransportTests):
+    """A controller transport on this machine, at addresses of its first scheme."""
+
+    spec: ClassVar[TransportSpec]
+
+    @pytest.fixture
+    def make_transport(
+        self, make: Callable[[], ControllerTransport]
+    ) -> Callable[[], ControllerTransport]:
+        """Make transports of one configuration."""
+        return make
+
+    @pytest.fixture
+    def any_address(self) -> str:
+        """Any free port."""
+        return self._address(0)
+
+    @pytest.fixture
+    def free_address(self) -> str:
+        """A port that nobody listens on."""
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            return self._address(probe.getsockname()[1])
+
+    def _address(self, port: int) -> str:
+        if not self.spec.schemes:
+            pytest.fail("the spec names no schemes, so that no address selects the transport")
+        return f"{self.spec.schemes[0]}://{HOST}:{port}"
+
+
+_KITS: Mapping[type[PluginSpec[Any]], type[Conformance]] = {
+    StorageBackendSpec: InstalledBackend,
+    SerdeSpec: InstalledSerde,
+    EvictionPolicySpec: InstalledPolicy,
+    TransportSpec: InstalledTransport,
+}
 
 
 def kit_of(kind: str, name: str, options: Mapping[str, Any]) -> type[Conformance]:
@@ -109,7 +174,9 @@ def kit_of(kind: str, name: str, options: Mapping[str, Any]) -> type[Conformance
     declared = {"spec": spec, "options": options}
     if isinstance(spec, StorageBackendSpec):
         declared["capabilities"] = spec.capabilities
-    return type(f"Test_{name}", (_KITS[kind],), declared)
+    if isinstance(spec, SerdeSpec):
+        declared["authenticates"] = spec.authenticates
+    return type(f"Test_{name}", (_KITS[type(spec)],), declared)
 
 
 def _in_folder(value: Any, folder: str) -> Any:  # noqa: ANN401 - a section of a configuration

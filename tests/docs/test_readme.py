@@ -60,6 +60,8 @@ def test_every_file_named_in_a_command_exists() -> None:
     for page, command in shown():
         for word in shlex.split(command):
             path = word.rpartition("=")[2]
+            if path.startswith("/"):
+                continue  # on the reader's machine, and made by the commands before
             if "/" in path and re.fullmatch(r"[\w./-]+", path) and path not in MADE_BY_HAND:
                 assert (ROOT / path).exists(), f"{page.name} names {path}"
 

@@ -9,18 +9,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+import yaml
 
 from examples.pin.quickstart.server import Server, group_members
 from examples.tiny_model.make_tiny_llama import SIZES, make_tiny_llama
 
 INSTANCE = "the_instance"
 MEMORY = "LocalCPUBackend"
+LMCACHE = [sys.executable, "-c", "from lmcache_core.cli.main import main; main()"]
 START_SECONDS = 280
 WAIT_SECONDS = 30
 
@@ -60,13 +62,13 @@ class Stack:
     Attributes:
         folder: Where models and logs go.
         cache_tokens: Size of the memory tier.
-        storage: Names of storage backends below it.
+        storage: Entries of the tiers below it.
         site: A folder with more distributions for vLLM's processes, or None.
     """
 
     folder: Path
     cache_tokens: int
-    storage: Sequence[str] = ()
+    storage: Sequence[Mapping[str, Any]] = ()
     site: Path | None = None
     controller_port: int = field(default_factory=free_port)
     monitor_port: int = field(default_factory=free_port)
@@ -77,23 +79,17 @@ class Stack:
         model = make_tiny_llama(self.folder / "model", SIZES["tiny"])
         config = self.folder / "lmcache.yaml"
         size = self.cache_tokens * KV_BYTES_PER_TOKEN / 2**30
-        tiers = [f"  - {{backend: {MEMORY}, max_size: {size:.6f}}}"]
-        tiers += [f"  - {{backend: {name}}}" for name in self.storage]
-        config.write_text(
-            "\n".join(
-                [
-                    "storage:",
-                    *tiers,
-                    "enable_controller: true",
-                    f"lmcache_instance_id: {INSTANCE}",
-                    f"controller_url: 127.0.0.1:{self.monitor_port}",
-                    "lmcache_worker_heartbeat_time: 0.5",
-                    "request_pin_owner: requests",
-                    f"request_pin_quota: {size:.6f}",
-                    "request_pin_max_ttl_seconds: 600",
-                ]
-            )
-        )
+        content = {
+            "storage": [{"backend": MEMORY, "max_size": size}, *self.storage],
+            "enable_controller": True,
+            "lmcache_instance_id": INSTANCE,
+            "controller_url": f"127.0.0.1:{self.monitor_port}",
+            "lmcache_worker_heartbeat_time": 0.5,
+            "request_pin_owner": "requests",
+            "request_pin_quota": size,
+            "request_pin_max_ttl_seconds": 600,
+        }
+        config.write_text(yaml.safe_dump(content))
         self.vllm = Server(
             "vLLM",
             [
@@ -201,6 +197,12 @@ class Stack:
         )
         return {source: float(value) for source, value in re.findall(pattern, text)}
 
+    def cached_from_below(self) -> float:
+        """Those that came from neither the device nor host memory."""
+        return sum(
+            n for source, n in self.cached_from().items() if source not in ("host", "device")
+        )
+
     def post(self, route: str, body: dict[str, Any], seconds: float = 30) -> httpx.Response:
         url = f"http://127.0.0.1:{self.controller_port}/{route}"
         return httpx.post(url, json=body, timeout=seconds)
@@ -224,75 +226,18 @@ class Stack:
             return False
 
 
-PLUGIN = """
-from lmcache_core import hookimpl
-from lmcache_core.api import Capability, StorageBackendSpec
-
-LMCACHE_PLUGIN_API = (0, 1)
-
-
-def load():
-    from lmcache_backend_scribe.backend import ScribeBackend
-
-    return ScribeBackend
-
-
-@hookimpl
-def lmcache_register_storage_backends():
-    return [
-        StorageBackendSpec(
-            name="ScribeBackend",
-            summary="keeps frames in a dictionary",
-            load=load,
-            config=config(),
-            capabilities=Capability.SCAN | Capability.USAGE,
-        )
-    ]
-
-
-def config():
-    from lmcache_backend_scribe.backend import ScribeConfig
-
-    return ScribeConfig
-"""
-
-PROJECT = """
-[build-system]
-requires = ["hatchling>=1.25"]
-build-backend = "hatchling.build"
-
-[project]
-name = "lmcache-backend-scribe"
-version = "1.0"
-dependencies = ["lmcache-core>=0.1.dev0"]
-
-[project.entry-points.lmcache_core]
-scribe = "lmcache_backend_scribe.plugin"
-
-[tool.hatch.build.targets.wheel]
-packages = ["src/lmcache_backend_scribe"]
-"""
-
-
 def build_stranger(folder: Path) -> Path:
-    """Build and install the wheel of a backend that this repository knows nothing of.
+    """Write a backend as its author would, and build and install its wheel.
 
     Returns:
         The folder it is installed in.
     """
-    from lmcache_core.testing import dict_backend
-
-    source = Path(dict_backend.__file__).read_text().replace("Dict", "Scribe")
-    module = folder / "project" / "src" / "lmcache_backend_scribe"
-    module.mkdir(parents=True)
-    (folder / "project" / "pyproject.toml").write_text(PROJECT)
-    (module / "__init__.py").write_text("")
-    (module / "plugin.py").write_text(PLUGIN)
-    (module / "backend.py").write_text(source)
+    project, wheels, site = folder / "project", folder / "wheels", folder / "site"
+    begin = [*LMCACHE, "plugins", "new", "backend", "shelf", "--directory", str(project)]
+    subprocess.run(begin, check=True, timeout=60)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    wheels, site = folder / "wheels", folder / "site"
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(wheels)]
-    subprocess.run([*build, str(folder / "project")], check=True, timeout=120)
+    subprocess.run([*build, str(project)], check=True, timeout=120)
     (wheel,) = wheels.glob("*.whl")
     install = [*pip, "install", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(install, check=True, timeout=120)

@@ -1,7 +1,9 @@
-"""One real server with a stranger's backend below host memory, through everything.
+"""One real server with a stranger's backend as its third tier, through everything.
 
-All tests share one vLLM, because it takes a minute to start; each uses
-prompts of its own and leaves both servers as it found them.
+The backend is what the tutorial "Your first backend" begins with, the tiers
+are those of its configuration: host memory, the disk, the stranger. All tests
+share one vLLM, because it takes a minute to start; each uses prompts of its
+own and leaves both servers as it found them.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +22,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
+from tests.docs.blocks import commands_in
 from tests.e2e.stack import INSTANCE, MEMORY, Stack, build_stranger, search_path, until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
-STRANGER = "ScribeBackend"
+STRANGER = "ShelfBackend"
+DISK = "LocalDiskBackend"
+PAGE = (Path(__file__).parents[2] / "docs" / "tutorial" / "first-backend.md").read_text()
 CACHE_TOKENS = 4096
 CHUNK = 256
 
@@ -35,7 +43,12 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory, site):
-    stack = Stack(tmp_path_factory.mktemp("stack"), CACHE_TOKENS, [STRANGER], site)
+    folder = tmp_path_factory.mktemp("stack")
+    (shown,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    memory, *below = yaml.safe_load(shown)["storage"]
+    assert [memory["backend"], *(tier["backend"] for tier in below)] == [MEMORY, DISK, STRANGER]
+    below = [{**tier, "path": str(folder / tier["backend"])} for tier in below]
+    stack = Stack(folder, CACHE_TOKENS, below, site)
     try:
         stack.start()
         yield stack
@@ -109,23 +122,32 @@ def test_the_pinned_prompt_survives_a_flood_of_three_caches(stack, prompt):
     assert stack.complete(other)[1] < 10
 
 
-def test_the_stranger_serves_what_memory_has_lost_through_a_controller_restart(stack, prompt):
+def test_the_third_tier_serves_what_both_above_have_lost(stack, prompt):
+    """Its pins hold through a restart of the controller, which learns of it by events."""
     tokens = prompt(2 * CHUNK + 40)
     cold, _ = stack.complete(tokens)
-    report = until(
-        "the frames are pinned below",
+    until(
+        "the frames are pinned in the third tier",
         lambda: stack.pin(tokens, STRANGER).json()["num_tokens"] == 2 * CHUNK,
     )
-    assert report
     stack.controller.stop()
     flood(stack)
     stack.start_controller()
-    below = sum(n for source, n in stack.cached_from().items() if source not in ("host", "device"))
+    for location in (MEMORY, DISK):
+        body = {"instance_id": INSTANCE, "location": location, "tokens": tokens}
+        stack.post("clear", body).raise_for_status()
+    until(
+        "the events have told that only the third tier has them",
+        lambda: (
+            stack.post("lookup", {"tokens": tokens}).json()["layout_info"]
+            == {INSTANCE: [STRANGER, 2 * CHUNK]}
+        ),
+    )
+    below = stack.cached_from_below()
     warm, cached = stack.complete(tokens)
     assert warm == cold
     assert cached >= 2 * CHUNK
-    after = sum(n for source, n in stack.cached_from().items() if source not in ("host", "device"))
-    assert after == below + 2 * CHUNK
+    assert stack.cached_from_below() == below + 2 * CHUNK
     assert stack.pin(tokens, STRANGER).json()["num_tokens"] == 2 * CHUNK
 
 
@@ -144,6 +166,53 @@ def test_a_completion_pins_its_own_prompt(stack, prompt):
     wrong = {"lmcache.pin": {"ttl_s": -1}}
     refusal = stack.respond(prompt(12), kv_transfer_params=wrong)["kv_transfer_params"]
     assert "ttl_s" in refusal["lmcache.pin"]["error"]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the tutorial needs curl")
+def test_what_the_tutorial_asks_is_answered_as_it_says(stack):
+    typed = {
+        "localhost:8000": f"localhost:{stack.vllm_port}",
+        "localhost:9000": f"localhost:{stack.controller_port}",
+        "tiny-llama": "m",
+        "lmcache_default_instance": INSTANCE,
+        "/tmp/first-backend/shelf": str(stack.folder / STRANGER),
+    }
+
+    def answer(command):
+        for shown, here in typed.items():
+            command = command.replace(shown, here)
+        run = subprocess.run(
+            ["bash", "-c", command], capture_output=True, check=True, text=True, timeout=120
+        )
+        return run.stdout
+
+    serving = commands_in(PAGE.partition("## Serve with it")[2])
+    ask, files, pin, *clear, lookup = [c for c in serving if c.startswith(("curl", "ls"))]
+    before = set(answer(files).split())
+    first = json.loads(answer(ask))
+    until("two files are there", lambda: len(set(answer(files).split()) - before) == 2)
+    assert json.loads(answer(pin))["num_tokens"] == 512
+    for command in clear:
+        assert "num_tokens" in json.loads(answer(command))
+    until(
+        "only the third tier has them",
+        lambda: json.loads(answer(lookup))["layout_info"] == {INSTANCE: [STRANGER, 512]},
+    )
+    again = json.loads(answer(ask))
+    assert again["choices"][0]["text"] == first["choices"][0]["text"]
+    assert again["usage"]["prompt_tokens_details"]["cached_tokens"] == 512
+
+
+def test_the_stranger_is_a_tier_like_any_other(stack, prompt):
+    tokens = prompt(CHUNK)
+    stack.complete(tokens, 1)
+    until("the frame is there", lambda: stack.pin(tokens, STRANGER).json()["num_tokens"] == CHUNK)
+    tiers = stack.get(f"v1/instances/{INSTANCE}")["tiers"]
+    assert [tier["location"] for tier in tiers] == [MEMORY, DISK, STRANGER]
+    body = {"instance_id": INSTANCE, "location": STRANGER, "tokens": tokens}
+    assert stack.post("clear", body).json()["num_tokens"] == 0, "clear passes over what is pinned"
+    assert stack.post("clear", {**body, "force": True}).json()["num_tokens"] == CHUNK
+    assert stack.post("health", {"instance_id": INSTANCE}).json()["error_codes"] == {"0": 0}
 
 
 def test_sixty_four_pins_at_once_all_succeed(stack, prompt):

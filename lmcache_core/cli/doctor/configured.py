@@ -106,7 +106,7 @@ def _controller_ports() -> Iterator[Finding]:
         return
     for what, host, port, flag in (
         ("controller port", config.host, config.port, "--port"),
-        ("monitor port", config.monitor_host, config.monitor_port, "--monitor-port"),
+        ("monitor port", config.monitor_name, config.monitor_port, "--monitor-port"),
     ):
         if not _in_use(host, port):
             yield Finding(what, "ok", f"{host}:{port} is free")

@@ -19,7 +19,7 @@ SUFFIX = ".tmpl"
 COMMON = "common"
 """The folder of what plugins of every kind begin with."""
 
-LONGEST_NAME = 30
+LONGEST_NAME = 24
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
@@ -40,6 +40,9 @@ class Kind(NamedTuple):
 
 KINDS = {
     "backend": Kind("lmcache-backend", "{title}Backend", "frames as files in a folder"),
+    "serde": Kind("lmcache-serde", "{name}", "payloads compressed with zlib"),
+    "transport": Kind("lmcache-transport", "{name}", "engines and controller over TCP"),
+    "policy": Kind("lmcache-policy", "{title}", "evicts what was admitted first, used or not"),
 }
 
 

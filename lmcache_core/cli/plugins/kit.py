@@ -13,17 +13,31 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree as ET
 
-from lmcache_core.api import PluginSpec, StorageBackendSpec
+from lmcache_core.api import (
+    EvictionPolicySpec,
+    PluginSpec,
+    SerdeSpec,
+    StorageBackendSpec,
+    TransportSpec,
+)
 from lmcache_core.cli.plugins.outcome import Outcome
 from lmcache_core.errors import DeadlineExceededError, LMCacheError
 
-HAS_KIT: tuple[type[PluginSpec[Any]], ...] = (StorageBackendSpec,)
+HAS_KIT: tuple[type[PluginSpec[Any]], ...] = (
+    StorageBackendSpec,
+    SerdeSpec,
+    EvictionPolicySpec,
+    TransportSpec,
+)
 
 NEEDED = ("pytest", "hypothesis")
 _PYTEST = (
     *("-P", "-m", "pytest", "-q", "--import-mode=importlib", "--tb=short"),
     *("-p", "no:cacheprovider", "-p", "lmcache_core.testing.pytest_plugin"),
 )
+_APART = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+"""Other plugins and options of pytest that happen to be here have no say in it."""
+
 _PREAMBLE = "from lmcache_core.testing.installed import kit_of\n\n"
 
 
@@ -90,8 +104,7 @@ def _run(folder: Path, timeout_seconds: float) -> str:
     try:
         done = subprocess.run(  # noqa: S603 - of the kit and of what is installed here
             command,
-            # Other plugins of pytest that happen to be here have no say in it.
-            env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""},
+            env={**os.environ, **_APART, "HYPOTHESIS_STORAGE_DIRECTORY": str(folder)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

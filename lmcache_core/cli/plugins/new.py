@@ -24,7 +24,8 @@ def new(kind: str, name: str, directory: Path | None) -> None:
     """Write the distribution of a plugin NAME of a KIND; it works and passes the kit.
 
     It holds a small implementation to put yours in the place of: a backend
-    keeps frames as files in a folder.
+    keeps files in a folder, a serde compresses with zlib, a policy evicts what
+    came first, a transport speaks TCP.
     """
     plugin = NewDistribution(kind, name)
     _refuse_taken_names(plugin)
