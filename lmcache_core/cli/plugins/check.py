@@ -37,6 +37,11 @@ TIMEOUT_SECONDS = 600.0
     help="YAML file with such keys; --config goes over it.",
 )
 @click.option(
+    "--only",
+    metavar="EXPRESSION",
+    help="Run only the kit's checks that it means, as pytest's -k: for example `get or stat`.",
+)
+@click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     default=TIMEOUT_SECONDS,
@@ -51,6 +56,7 @@ def check(
     *,
     pairs: tuple[str, ...],
     config_file: Path | None,
+    only: str | None,
     timeout: float,
     as_json: bool,
 ) -> None:
@@ -78,7 +84,7 @@ def check(
     ]
     outcomes += without
     if subjects:
-        outcomes += run_kits(subjects, timeout)
+        outcomes += run_kits(subjects, timeout, only)
     _show(outcomes, as_json=as_json)
     if any(outcome.result == "failed" for outcome in outcomes):
         ctx.exit(1)

@@ -67,12 +67,19 @@ def require_kit() -> None:
         )
 
 
-def run_kits(subjects: Sequence[Subject], timeout_seconds: float) -> list[Outcome]:
+def run_kits(
+    subjects: Sequence[Subject], timeout_seconds: float, only: str | None = None
+) -> list[Outcome]:
     """Run the kit of each subject.
+
+    Args:
+        subjects: What to check.
+        timeout_seconds: For all of them together.
+        only: Which checks to run, as pytest's ``-k`` has it; all by default.
 
     Raises:
         DeadlineExceededError: They were not done in time.
-        LMCacheError: pytest could not run them.
+        LMCacheError: pytest could not run them, or no check is meant by ``only``.
     """
     lines = [
         f"Test{number} = kit_of({spec.kind!r}, {spec.name!r}, {dict(options)!r})"
@@ -82,15 +89,17 @@ def run_kits(subjects: Sequence[Subject], timeout_seconds: float) -> list[Outcom
         folder = Path(name)
         (folder / "test_installed.py").write_text(_PREAMBLE + "\n".join(lines) + "\n")
         (folder / "pytest.ini").write_text("[pytest]\n")
-        output = _run(folder, timeout_seconds)
+        output = _run(folder, timeout_seconds, only)
         report = folder / "report.xml"
         found = list(_outcomes(report, subjects)) if report.exists() else []
+    if not found and only:
+        raise LMCacheError(f"no check of the kit is meant by --only {only!r}: {output.strip()}")
     if not found:
         raise LMCacheError(f"pytest could not run the kit: {output.strip()[-2000:]}")
     return found
 
 
-def _run(folder: Path, timeout_seconds: float) -> str:
+def _run(folder: Path, timeout_seconds: float, only: str | None) -> str:
     command = [
         *(
             sys.executable,
@@ -99,6 +108,7 @@ def _run(folder: Path, timeout_seconds: float) -> str:
             f"--rootdir={folder}",
         ),
         *(f"--basetemp={folder / 'tmp'}", f"--junitxml={folder / 'report.xml'}"),
+        *(("-k", only) if only else ()),
         str(folder / "test_installed.py"),
     ]
     try:
