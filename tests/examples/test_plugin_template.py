@@ -7,9 +7,9 @@ numpy and the native page mover cannot be imported there.
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from tests.examples.stranger import Stranger
 
 TEMPLATE = Path(__file__).parents[2] / "examples" / "plugin-template"
 NAME = "shelf"
-IGNORED = {"__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+IGNORED = {"__pycache__", ".hypothesis", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +63,15 @@ def test_its_wheel_is_listed(stranger: Stranger) -> None:
 
 
 def test_its_own_tests_pass_within_a_minute(stranger: Stranger) -> None:
-    begin = time.monotonic()
+    """Of the processor's time: on a machine that has nothing else to do."""
+
+    def seconds() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    before = seconds()
     last = stranger.shell("pytest", cwd=TEMPLATE).splitlines()[-1]
-    assert time.monotonic() - begin < 60
+    assert seconds() - before < 60
     assert " passed" in last
     assert "failed" not in last
 
