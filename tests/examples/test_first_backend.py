@@ -13,6 +13,7 @@ from tests.examples.stranger import Stranger
 PAGE = (Path(__file__).parents[2] / "docs" / "tutorial" / "first-backend.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+TEXT = re.compile(r"^```text\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PROJECT = "lmcache-backend-shelf"
 
 
@@ -47,7 +48,7 @@ def test_it_is_checked_changed_and_checked_again(stranger: Stranger) -> None:
     assert usage == again
     folder = stranger.home / PROJECT
     assert " failed" not in stranger.shell(everything, cwd=folder).splitlines()[-1]
-    declared, kept = CODE.findall(SECTIONS["Check it"])
+    (declared,), (kept,) = TEXT.findall(SECTIONS["Check it"]), CODE.findall(SECTIONS["Check it"])
     plugin, backend = source(stranger, "plugin.py"), source(stranger, "backend.py")
     before = plugin.read_text()
     after = re.sub(r"^ +capabilities=.*\n", declared, before, flags=re.MULTILINE)
