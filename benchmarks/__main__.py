@@ -27,6 +27,7 @@ ALL: dict[str, tuple[list[str], list[str]]] = {
     "engine": ([], ["--chunks", "1000", "100000"]),
     "policies": ([], ["--keys", "1000", "100000"]),
     "serdes": ([], ["--rounds", "3"]),
+    "redis_store": ([], ["--rounds", "4"]),
     "controller": ([], []),
     "step_time": ([], ["--rounds", "5", "--fill", "20000"]),
 }

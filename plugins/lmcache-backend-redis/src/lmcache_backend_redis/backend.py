@@ -94,27 +94,30 @@ class RedisBackend(StorageBackend):
     ) -> list[PutStatus]:
         """Store frames whose keys are not there.
 
-        Whether they are is asked first, because to be told costs a frame's
-        way over the network.
+        Of long ones that is asked first: to be told so when they have been
+        sent costs more than a round trip.
 
         Raises:
             BackendError: A server did not answer, or refused for another
                 reason than that it is full.
         """
-        there = self._numbers(b"EXISTS", keys, deadline)
-        status = [PutStatus.PRESENT if found else PutStatus.STORED for found in there]
-        writing = {}
-        for number, found in enumerate(there):
-            if len(frames_[number]) > frames.LONGEST_FRAME_BYTES:
+        status: dict[int, PutStatus] = {}
+        long = [n for n, frame in enumerate(frames_) if len(frame) >= frames.ASK_FIRST_BYTES]
+        found = self._numbers(b"EXISTS", [keys[number] for number in long], deadline)
+        for number, there in zip(long, found, strict=True):
+            if there:
+                status[number] = PutStatus.PRESENT
+            elif len(frames_[number]) > frames.LONGEST_FRAME_BYTES:
                 status[number] = PutStatus.FAILED
-            elif not found:
-                name = self._name(keys[number])
-                request = frames.write(name, frames_[number], self._config.ttl_seconds)
-                writing[number] = Errand(name, [request])
-        answers = self._servers.ask(list(writing.values()), deadline)
-        for number, (answer,) in zip(writing, answers, strict=True):
+        writing = [number for number in range(len(keys)) if number not in status]
+        errands = []
+        for number in writing:
+            name = self._name(keys[number])
+            request = frames.write(name, frames_[number], self._config.ttl_seconds)
+            errands.append(Errand(name, [request]))
+        for number, (answer,) in zip(writing, self._servers.ask(errands, deadline), strict=True):
             status[number] = _put_status(answer)
-        return status
+        return [status[number] for number in range(len(keys))]
 
     def get(
         self, keys: Sequence[Key], buffers: Sequence[memoryview], deadline: Deadline

@@ -12,6 +12,9 @@ RANGE_BYTES = 1 << 20
 """A longer frame is read in ranges of this length: a server copies a value before it sends it, and
 copies the next range while the last one travels. Twice as fast from 8 MiB on."""
 
+ASK_FIRST_BYTES = 4 << 20
+"""Of a longer frame it is asked whether it is there before it is sent."""
+
 LONGEST_FRAME_BYTES = 512 << 20
 """What a server takes as one value, unless ``proto-max-bulk-len`` says otherwise."""
 
