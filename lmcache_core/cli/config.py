@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from lmcache_core.api import PluginSpec
+from lmcache_core.cli.masking import masked
 from lmcache_core.cli.table import table
 from lmcache_core.config import (
     EngineConfig,
@@ -70,7 +71,7 @@ def check(file: Path, *, as_json: bool) -> None:
     notices = [*resolved.notices, *_missing_plugins(resolved.config)]
     if as_json:
         document = {
-            "config": msgspec.to_builtins(resolved.config),
+            "config": masked(msgspec.to_builtins(resolved.config)),
             "origin": resolved.origin,
             "notices": notices,
         }
@@ -117,7 +118,8 @@ def _rows(resolved: Resolved) -> list[tuple[str, str, str]]:
 
 def _tier(tier: TierConfig) -> str:
     size = "no bound" if tier.capacity_bytes is None else _value("_bytes", tier.capacity_bytes)
-    options = "".join(f", {key}: {json.dumps(value)}" for key, value in tier.options.items())
+    shown = masked(tier.options)
+    options = "".join(f", {key}: {json.dumps(value)}" for key, value in shown.items())
     serdes = ", ".join(serde.name for serde in tier.serdes)
     chain = f", serde: {serdes}" if serdes else ""
     defaults = msgspec.to_builtins(TierRules())

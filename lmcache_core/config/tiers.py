@@ -104,12 +104,13 @@ def _disk_tier(path: str, size: float, given: Mapping[str, Given]) -> TierConfig
 
 
 def _remote_tier(url: str, serde: str | None, given: Given) -> TierConfig:
-    scheme, separator, _ = url.partition("://")
+    scheme, separator, place = url.partition("://")
     backend = REMOTE_BACKENDS.get(scheme) if separator else None
     if backend is None:
         known = ", ".join(f"{scheme}://" for scheme in REMOTE_BACKENDS)
+        shown = f"{scheme}{separator}{place.rpartition('@')[2]}"  # Not the password.
         message = (
-            f"remote_url is {url!r}, and no backend here speaks that; it takes {known}; "
+            f"remote_url is {shown!r}, and no backend here speaks that; it takes {known}; "
             "name any other backend in storage"
         )
         raise ConfigError(message, key="remote_url", source=given.origin)

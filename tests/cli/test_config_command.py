@@ -96,3 +96,18 @@ def test_a_mistake_is_one_line_and_status_2(check, text: str, words: str) -> Non
 def test_the_schema_is_printed() -> None:
     result = CliRunner().invoke(main, ["config", "schema"])
     assert json.loads(result.stdout) == engine_schema()
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_no_password_is_printed(check, flags: tuple[str, ...]) -> None:
+    result = check(
+        "storage:\n"
+        "  - {backend: LocalCPUBackend, max_size: 1}\n"
+        "  - {backend: unheard, url: 'redis://me:hush@host:1', password: hush, "
+        "password_file: /run/x, nested: {aws_secret_access_key: hush, list: ['a://hush@b']}}\n",
+        *flags,
+    )
+    assert result.exit_code == 0, result.output
+    assert "hush" not in result.stdout
+    assert "redis://***@host:1" in result.stdout
+    assert "/run/x" in result.stdout

@@ -134,6 +134,11 @@ def test_a_remote_address_that_nobody_serves(url: str) -> None:
     assert "redis://" in message
 
 
+def test_a_remote_address_is_refused_without_its_password() -> None:
+    assert "'lm://h:1'" in refused(remote_url="lm://me:hush@h:1")
+    assert "hush" not in refused(remote_url="lm://me:hush@h:1")
+
+
 @pytest.mark.parametrize(
     "flat",
     [
