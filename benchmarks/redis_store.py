@@ -17,6 +17,7 @@ import argparse
 import json
 import mmap
 import os
+import random
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,22 +132,28 @@ def frames(port: int, size: int, rounds: int) -> dict[str, Any]:
     name = f"lmcache:{KEY.hex()}"
     puts: dict[str, list[float]] = {}
     gets: dict[str, list[float]] = {}
-    for number in range(rounds + 2):
-        row_put, row_get = {}, {}
-        plain["redis-py"].delete(name)
-        row_put["ours"] = timed(lambda: ours.put([KEY], [source], Deadline(60)))
-        row_get["ours"] = timed(lambda: ours.get([KEY], [target], Deadline(60)))
-        if target != source:
-            sys.exit("other bytes came back")
-        for client_name, client in plain.items():
-            client.delete(name)
-            put = client.set
-            row_put[client_name] = timed(lambda put=put: put(name, source, nx=True))
-            row_get[client_name] = timed(lambda get=client.get: get(name))
-        if number >= 2:  # the first touch memory
-            for rows, row in ((puts, row_put), (gets, row_get)):
-                for side, seconds in row.items():
-                    rows.setdefault(side, []).append(seconds)
+    sides: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        "ours": (
+            lambda: ours.put([KEY], [source], Deadline(60)),
+            lambda: ours.get([KEY], [target], Deadline(60)),
+        )
+    }
+    for client_name, client in plain.items():
+        sides[client_name] = (
+            partial(client.set, name, source, nx=True),
+            partial(client.get, name),
+        )
+    for number in range(2 + rounds * (SIZES[-1] // size)):
+        # In another order each time: who comes first finds the caches cold.
+        for side in random.Random(number).sample(list(sides), len(sides)):
+            put, get = sides[side]
+            plain["redis-py"].delete(name)
+            seconds = timed(put), timed(get)
+            if number >= 2:  # the first touch memory
+                puts.setdefault(side, []).append(seconds[0])
+                gets.setdefault(side, []).append(seconds[1])
+    if target != source:
+        sys.exit("other bytes came back")
     ours.close()
     figures: dict[str, Any] = {"MiB": size}
     for what, rows in (("put", puts), ("get", gets)):
