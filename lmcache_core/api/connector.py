@@ -29,11 +29,15 @@ class KVGroup(msgspec.Struct, frozen=True):
             it attends to all before it. To compute the token after the first
             ``n``, a windowed group needs the blocks of tokens ``n - window +
             1`` to ``n``, and the engine has taken away those before.
+        clears_tails: Whether who stores zeroes, in the last block of a tail,
+            the bytes of tokens that are not valid. Only then may a tail
+            leave host memory.
     """
 
     block_tokens: int
     block_bytes: int
     window: int | None = None
+    clears_tails: bool = False
 
 
 class SlotCopy(msgspec.Struct, frozen=True, array_like=True):
@@ -51,6 +55,8 @@ class SlotCopy(msgspec.Struct, frozen=True, array_like=True):
         first_block: Index among them of the first block to move.
         block_ids: The engine's blocks, in order from ``first_block`` on.
         group: Number of the group.
+        tail_tokens: In a store, tokens of the last of these blocks that are
+            valid; 0 where all are.
     """
 
     offset: int
@@ -58,6 +64,7 @@ class SlotCopy(msgspec.Struct, frozen=True, array_like=True):
     first_block: int
     block_ids: tuple[int, ...]
     group: int = 0
+    tail_tokens: int = 0
 
 
 class CopyJob(msgspec.Struct, frozen=True, array_like=True):

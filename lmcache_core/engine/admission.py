@@ -53,7 +53,7 @@ class Admission:
 
     def open_to(self, tokens: int) -> Iterator[StorageTier]:
         """Tiers that a chunk of some tokens may enter at all, from the top."""
-        if self._geometry.whole(tokens):
+        if self._geometry.may_leave(tokens):
             for tier in self._storage:
                 if not (self.raised and tier.outlives_process):
                     yield tier

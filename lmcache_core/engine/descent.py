@@ -58,7 +58,7 @@ class Descent:
     def _begin(self, piece: Piece) -> None:
         tiers = self._tiers
         entry = tiers.memory.index.get(piece.key)
-        if entry is None or not tiers.geometry.whole(entry.tokens):
+        if entry is None or not tiers.geometry.may_leave(entry.tokens):
             return
 
         def done() -> None:

@@ -31,10 +31,10 @@ class Facts(NamedTuple):
 class FrameBook:
     """Tokens and pages of frames, by key.
 
-    A raw frame's length says how many tokens a complete chunk of it has. An
-    encoded one's says nothing: one that was there before us is taken for a
-    whole chunk of which no page is certain, until somebody asks for its
-    tokens or it is read.
+    A raw frame's length says how many blocks a complete chunk of it has, and
+    where tails may leave host memory not how many tokens. An encoded one's
+    says nothing: of one that was there before us no page is certain, until
+    somebody asks for its tokens or it is read.
 
     Not thread-safe: the engine's lock is held around every call.
 
@@ -80,10 +80,8 @@ class FrameBook:
 
     def guess(self, nbytes: int) -> Facts:
         """What the length of a frame that was there before us tells."""
-        if self._encoded:
-            return Facts(None, guessed=self.rule is not None)
-        tokens = min(self._geometry.frame_tokens(nbytes), self._chunk_tokens)
-        return Facts(tokens, guessed=self.rule is not None)
+        exact = not self._encoded and not self._geometry.clears_tails
+        return Facts(self._most_tokens(nbytes) if exact else None, guessed=self.rule is not None)
 
     @property
     def lengths_differ(self) -> bool:
@@ -103,9 +101,15 @@ class FrameBook:
         return self.guess(nbytes)
 
     def tokens(self, key: Key) -> int:
-        """Tokens of a frame that is there, a whole chunk's where that is not known."""
+        """Tokens of a frame that is there, as few as there can be where that is not known."""
         tokens = self._facts[key].tokens
-        return self._chunk_tokens if tokens is None else tokens
+        if tokens is not None:
+            return tokens
+        if self._encoded:
+            return 1
+        return max(
+            1, self._most_tokens(self._residents.size(key)) - self._geometry.block_tokens + 1
+        )
 
     def raw_bytes(self, key: Key) -> int | None:
         """Length of a frame as it would lie in a slot; None where that is not known."""
@@ -140,6 +144,12 @@ class FrameBook:
     def _pages_of(self, cover: Cover, rule: HitRule) -> Pages:
         facts = self._facts[cover.key]
         # A raw frame that was there before us and is too short has not all.
-        if facts.guessed and (self._encoded or self.tokens(cover.key) < cover.tokens):
+        if facts.guessed and (
+            self._encoded or self._most_tokens(self._residents.size(cover.key)) < cover.tokens
+        ):
             return rule.no_pages
         return facts.pages
+
+    def _most_tokens(self, nbytes: int) -> int:
+        """Tokens of a complete raw frame of some length, where it fills its blocks."""
+        return min(self._geometry.frame_tokens(nbytes), self._chunk_tokens)

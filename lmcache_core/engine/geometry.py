@@ -26,13 +26,16 @@ class Geometry:
         groups: See above.
         windowed: Whether any of them has a window, so that pages can be missing.
         block_tokens: Tokens after which the blocks of all groups end together.
+        clears_tails: Whether blocks that are not full hold zeros behind their
+            last token.
     """
 
-    __slots__ = ("_payload_bytes", "block_tokens", "groups", "windowed")
+    __slots__ = ("_payload_bytes", "block_tokens", "clears_tails", "groups", "windowed")
 
     def __init__(self, groups: Sequence[KVGroup]) -> None:
         self.groups = tuple(groups)
         self.windowed = any(group.window is not None for group in groups)
+        self.clears_tails = all(group.clears_tails for group in groups)
         self.block_tokens = math.lcm(*(group.block_tokens for group in groups))
         # One for each length of a chunk; asked for with every slot.
         self._payload_bytes: dict[int, int] = {}
@@ -41,14 +44,14 @@ class Geometry:
         """Blocks of each group that hold some tokens, the last maybe partly."""
         return tuple(-(-tokens // group.block_tokens) for group in self.groups)
 
-    def whole(self, tokens: int) -> bool:
-        """Whether some tokens fill the last block of every group.
+    def may_leave(self, tokens: int) -> bool:
+        """Whether a chunk of some tokens may leave host memory.
 
-        Only then may a chunk leave host memory: the rest of a block that is
-        not full can hold bytes of another tenant, and nothing here knows
-        where in a page a token's bytes lie.
+        The rest of a block that is not full can hold bytes of another tenant.
+        Nothing here knows where in a page a token's bytes lie; who stores has
+        cleared the others, or the chunk has to fill its blocks.
         """
-        return tokens % self.block_tokens == 0
+        return self.clears_tails or tokens % self.block_tokens == 0
 
     def pages(self, start: int, tokens: int, tables: Sequence[Sequence[int]]) -> Pages:
         """Which pages of a chunk the engine has.

@@ -152,7 +152,7 @@ class Move:
             self._finish(piece)
 
         target = self._target
-        if not isinstance(target, StorageTier) or not self._tiers.geometry.whole(entry.tokens):
+        if not isinstance(target, StorageTier) or not self._tiers.geometry.may_leave(entry.tokens):
             # A tail whose last block is not full never leaves host memory.
             done()
         elif not target.write(entry, self._tiers.frame(entry), done):

@@ -36,15 +36,18 @@ def store_copies(
             first = index * per_chunk
             count = -(-entry.tokens // group.block_tokens)
             ids = tuple(table[first : first + count])
+            tail_tokens = entry.tokens % group.block_tokens
             if entry.pages is not None:
                 bits = entry.pages[number]
+                if not bits >> (count - 1):
+                    tail_tokens = 0
                 ids = tuple(block for place, block in enumerate(ids) if bits >> place & 1)
                 if not ids:
                     continue
             offset = entry.slot.offset + HEADER_BYTES
             if number:
                 offset += _bytes_before(geometry, entry, number)
-            copies.append(SlotCopy(offset, len(ids), 0, ids, number))
+            copies.append(SlotCopy(offset, len(ids), 0, ids, number, tail_tokens))
     return copies
 
 

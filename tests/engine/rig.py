@@ -124,7 +124,11 @@ class Rig:
             assert copy.first_block + len(copy.block_ids) <= copy.slot_blocks
             for place, block in enumerate(copy.block_ids):
                 at = copy.offset + (copy.first_block + place) * self.block_bytes
-                self.region.view(at, BLOCK_BYTES)[:] = self.pages[block]
+                page = self.pages[block]
+                if self.groups[copy.group].clears_tails and block == copy.block_ids[-1]:
+                    valid = (copy.tail_tokens or BLOCK_TOKENS) * TOKEN_BYTES
+                    page = page[:valid].ljust(BLOCK_BYTES, b"\0")
+                self.region.view(at, BLOCK_BYTES)[:] = page
 
     def load(self, job: CopyJob) -> None:
         """Scatter a job's slots into their pages."""

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from lmcache_core.api import Capability
+from lmcache_core.api.connector import KVGroup
 from lmcache_core.api.pins import OnMissing
 from lmcache_core.config import TierRules
 from lmcache_core.errors import CapacityError
 from lmcache_core.keys import Scope
 from lmcache_core.testing import DictBackend, DictConfig
 from tests.engine.hybrid_rig import HybridRig, windows
-from tests.engine.rig import CHUNK_TOKENS, Rig, storage_spec
+from tests.engine.rig import BLOCK_TOKENS, CHUNK_TOKENS, Rig, storage_spec
 from tests.engine.serdes import SIGNED, ZLIB, chain
 from tests.engine.test_pins import MEMORY, ask
 from tests.engine.test_storage_tier import settle, settle_reads
@@ -252,7 +253,7 @@ class HybridMachine(TwoTierMachine):
 
 
 class HierarchyMachine(TwoTierMachine):
-    """Three tiers, each given what the one above evicts, and a staging part that is short."""
+    """Three tiers, each given what the one above evicts, tails too, and little staging."""
 
     @staticmethod
     def make_rig():
@@ -261,6 +262,7 @@ class HierarchyMachine(TwoTierMachine):
             chunks=5,
             staging_chunks=4,
             block_bytes=4096,
+            groups=[KVGroup(BLOCK_TOKENS, 4096, clears_tails=True)],
             storage=[dict_spec("near"), dict_spec("far")],
             storage_chunks=4,
             tier_fields={"near": back, "far": back},

@@ -95,6 +95,7 @@ def start_ranks(
 
     meeting = Meeting(len(ranks))
     vllm_config = SimpleNamespace(
+        compilation_config=SimpleNamespace(static_forward_context={}),
         model_config=SimpleNamespace(dtype=ranks[0].kv.dtype),
         cache_config=SimpleNamespace(cache_dtype="auto"),
     )

@@ -64,6 +64,7 @@ def engine_groups(
             group.kv_cache_spec.block_size,
             sum(sum(offer.page_bytes[number]) for offer in offers if offer.stores),
             window_of(group.kv_cache_spec),
+            clears_tails=all(offer.clears_tails[number] for offer in offers if offer.stores),
         )
         for number, group in enumerate(cached_groups(kv_cache_config))
     )

@@ -69,6 +69,8 @@ class WorkerOffer(KVConnectorHandshakeMetadata):  # type: ignore[misc]
         isa: What decides the order of bytes inside a page.
         stores: Whether the rank has a shard of its own in each slot; if not,
             its pages are those of a rank before it.
+        clears_tails: Whether the rank zeroes what lies behind a tail's last
+            token, per KV group.
     """
 
     place: Place
@@ -76,6 +78,7 @@ class WorkerOffer(KVConnectorHandshakeMetadata):  # type: ignore[misc]
     page_bytes: tuple[tuple[int, ...], ...]
     isa: str
     stores: bool
+    clears_tails: tuple[bool, ...]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from lmcache_connector_vllm.kv_pages import page_isa, page_tables
 from lmcache_connector_vllm.metadata import StepPlan, StepReport, WorkerOffer
 from lmcache_connector_vllm.place import Place
 from lmcache_connector_vllm.shard import Shard
+from lmcache_connector_vllm.tails import Tails
+from lmcache_connector_vllm.token_bytes import token_bytes
 from lmcache_connector_vllm.unreadable import UnreadableError
 from lmcache_core.api.connector import CopyJob
 from lmcache_core.log import get_logger
@@ -73,6 +75,11 @@ class WorkerSide:
         self._turn: AbstractContextManager[object] = (
             threading.Lock() if device.type == "cuda" else nullcontext()
         )
+        self._tails = Tails(
+            region,
+            shard.before_bytes,
+            token_bytes(vllm_config, kv_cache_config, kv_caches),
+        )
         self._thread = CopyThread(self._gather)
         self._done: list[int] = []
         self._failed: list[int] = []
@@ -83,6 +90,7 @@ class WorkerSide:
             page_bytes=tuple(tuple(layer.page_bytes for layer in table.layers) for table in tables),
             isa=page_isa(vllm_config, kv_cache_config, device),
             stores=shard.stores,
+            clears_tails=self._tails.clears,
         )
 
     def load(self, plan: StepPlan) -> None:
@@ -156,7 +164,9 @@ class WorkerSide:
 
     def _gather(self, job: CopyJob) -> int:
         with self._turn:
-            return self._storer.gather(job.copies)
+            moved = self._storer.gather(job.copies)
+        self._tails.clear(job.copies)
+        return moved
 
     def _pages_ready(self) -> Callable[[], None]:
         """What the copy thread waits for before it reads this step's pages."""
