@@ -21,7 +21,7 @@ from tests.net.seaweedfs import BUCKET, SeaweedFS, find_weed
 
 CONTEXT = BackendContext(instance_id="one", tier="object-store")
 PAGE = 4096
-PART_MIB = 10
+PART_MIB = 5
 """The least there is, so that less has to be moved."""
 
 

@@ -67,7 +67,7 @@ def test_the_flat_key_names_this_backend_and_its_section(url):
         ({"url": "s3://bucket", "options": {"secret_access_key": "x"}}, "which is a secret"),
         ({"url": "s3://bucket", "options": {"AWS_SESSION_TOKEN": "x"}}, "which is a secret"),
         ({"url": "az://c", "options": {"azure_storage_account_key": "x"}}, "which is a secret"),
-        ({"url": "s3://bucket", "part_mib": 1}, "part_mib"),
+        ({"url": "s3://bucket", "part_mib": 4}, "part_mib"),
         ({"url": "s3://bucket", "requests": 0}, "requests"),
         ({"url": "s3://bucket", "prefix": "x"}, "no key 'prefix'"),
     ],

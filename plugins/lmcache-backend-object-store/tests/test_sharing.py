@@ -85,6 +85,16 @@ def test_a_frame_written_since_stays(place: Any) -> None:
     assert frames.get(1) == bytes(sample_frame(1, 2 * PAGE))
 
 
+def test_what_we_have_written_since_is_what_is_taken_out_of_the_way(place: Any) -> None:
+    frames = place.open()
+    frames.put(1)
+    frames.get(1)
+    place.delete(sample_key(1))
+    assert frames.put(1, PAGE) is PutStatus.STORED
+    assert frames.quarantine(1) is True
+    assert frames.stat(1) is None
+
+
 def test_a_frame_that_is_too_long_is_found_and_removed(place: Any) -> None:
     frames = place.open()
     for number, nbytes in ((1, 3 * PAGE), (2, 24 * MIB)):

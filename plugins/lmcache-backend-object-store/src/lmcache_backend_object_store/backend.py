@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterator, Sequence
-from concurrent.futures import Future, as_completed
 from typing import Any, TypeVar
 
 from obstore.exceptions import BaseError
 
-from lmcache_backend_object_store.bucket import Bucket, Piece
 from lmcache_backend_object_store.config import ObjectStoreConfig
 from lmcache_backend_object_store.connection import connect
-from lmcache_backend_object_store.download import Download
 from lmcache_backend_object_store.failures import failed
 from lmcache_backend_object_store.identity import identify
-from lmcache_backend_object_store.loop import EventLoop
+from lmcache_backend_object_store.loops import EventLoops
 from lmcache_backend_object_store.names import FRAMES, frame_key, frame_name
 from lmcache_backend_object_store.upload import Upload
 from lmcache_backend_object_store.versions import Versions
@@ -25,8 +22,6 @@ from lmcache_core.keys import Key
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
-
-MIB = 1 << 20
 
 OPEN_SECONDS = 10.0
 """How long opening waits for a store to answer."""
@@ -51,9 +46,9 @@ class ObjectStoreBackend(StorageBackend):
 
     def __init__(self, config: ObjectStoreConfig, context: BackendContext) -> None:
         self._config = config
-        self._loop = EventLoop(f"lmcache-{context.tier}")
+        del context
+        self._loops = EventLoops()
         self._versions = Versions()
-        self._part_bytes = config.part_mib * MIB
         self._store_id = ""
         self._creates = True
 
@@ -69,20 +64,20 @@ class ObjectStoreBackend(StorageBackend):
             BackendError: It cannot be used; the message says what to do.
             ConfigError: A setting is wrong.
         """
-        self._bucket = Bucket(connect(self._config), self._config.requests)
-        self._loop.start()
+        self._bucket = connect(self._config)
+        self._loops.open()
         url = self._config.url
         try:
             name = self._run(identify(self._bucket, url), Deadline(OPEN_SECONDS), "opening")
         except DeadlineExceededError as error:
-            self._loop.close()
+            self._loops.close()
             message = (
                 f"{url} did not answer within {OPEN_SECONDS:g} s; see that the endpoint is right "
                 "and can be reached from here"
             )
             raise BackendError(message) from error
         except BackendError:
-            self._loop.close()
+            self._loops.close()
             raise
         self._store_id, self._creates = name
         log.info("objects.opened", url=url, store_id=self._store_id)
@@ -91,7 +86,7 @@ class ObjectStoreBackend(StorageBackend):
 
     def close(self) -> None:
         """Drop what is under way; idempotent."""
-        self._loop.close()
+        self._loops.close()
 
     def stat(self, keys: Sequence[Key], deadline: Deadline) -> list[int | None]:
         """Tell the length of each object, all asked for at once.
@@ -116,10 +111,9 @@ class ObjectStoreBackend(StorageBackend):
             DeadlineExceededError: It did not answer in time.
         """
         deadline.check("writing frames")
-        # A folder writes as fast as its disk in one go, and replaces nothing.
-        part_bytes = None if self._config.kind == "file" else self._part_bytes
+        self._versions.forget(keys)
         uploads = [
-            Upload(frame_name(key), frame, part_bytes=part_bytes, creates=self._creates)
+            Upload(frame_name(key), frame, self._bucket.cut(frame.nbytes), creates=self._creates)
             for key, frame in zip(keys, frames, strict=True)
         ]
         try:
@@ -139,15 +133,21 @@ class ObjectStoreBackend(StorageBackend):
             DeadlineExceededError: It did not answer in time.
         """
         deadline.check("reading frames")
-        downloads = [
-            Download(frame_name(key), buffer, self._part_bytes)
-            for key, buffer in zip(keys, buffers, strict=True)
-        ]
-        self._receive(downloads, deadline)
-        for key, download in zip(keys, downloads, strict=True):
-            if download.found is not None:
-                self._versions.note(key, download.found.version)
-        return [download.answer() for download in downloads]
+        views = [buffer.cast("B") for buffer in buffers]
+        try:
+            reads = [
+                self._bucket.read(frame_name(key), view)
+                for key, view in zip(keys, views, strict=True)
+            ]
+            answers = self._run(_all(reads), deadline, "reading frames")
+        finally:
+            # Whatever still refers to them cannot write any more.
+            for view in views:
+                view.release()
+        for key, (found, _) in zip(keys, answers, strict=True):
+            if found is not None:
+                self._versions.note(key, found.version)
+        return [nbytes for _, nbytes in answers]
 
     def remove(self, keys: Sequence[Key], deadline: Deadline) -> list[bool]:
         """Remove each object that is there.
@@ -157,6 +157,7 @@ class ObjectStoreBackend(StorageBackend):
             DeadlineExceededError: It did not answer in time.
         """
         deadline.check("removing frames")
+        self._versions.forget(keys)
         work = _all([self._remove(frame_name(key)) for key in keys])
         return self._run(work, deadline, "removing frames")
 
@@ -200,34 +201,17 @@ class ObjectStoreBackend(StorageBackend):
         await self._bucket.delete(name)
         return True
 
-    def _receive(self, downloads: Sequence[Download], deadline: Deadline) -> None:
-        """Copy what comes, as it comes, until all has come or the time is up."""
-        waiting: dict[Future[Piece | None], tuple[Download, int]] = {}
-        what = "reading frames"
-        try:
-            for download in downloads:
-                for number, request in enumerate(download.requests(self._bucket)):
-                    waiting[self._loop.submit(request)] = download, number
-            for future in as_completed(tuple(waiting), deadline.remaining_seconds):
-                download, number = waiting.pop(future)
-                download.take(number, future.result())
-        except TimeoutError:
-            raise DeadlineExceededError(what, deadline.seconds) from None
-        except (BaseError, OSError) as error:
-            raise failed(what, self._config.url, error) from error
-        finally:
-            for future in waiting:
-                future.cancel()
-
     def _run(self, work: Coroutine[Any, Any, Answer], deadline: Deadline, what: str) -> Answer:
         try:
-            return self._loop.run(work, deadline, what)
+            return self._loops.run(work, deadline, what)
         except (BaseError, OSError) as error:
             raise failed(what, self._config.url, error) from error
 
 
 async def _all(work: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]:
     """Do all of it side by side; of several failures the first is told, when all are over."""
+    if len(work) == 1:
+        return [await work[0]]
     results = await asyncio.gather(*work, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import obstore
-from obstore import Bytes
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
+from lmcache_backend_object_store.download import Download
 from lmcache_backend_object_store.failures import is_beyond_end, lacks_condition
+from lmcache_backend_object_store.found import Found, Version
+from lmcache_backend_object_store.parts import cut
 
 if TYPE_CHECKING:  # obstore has these for type checkers only
     from obstore import ListStream, ObjectMeta, UpdateVersion
@@ -23,43 +26,6 @@ PAGE_OBJECTS = 128
 """Objects taken from a listing at a time, some tenths of a millisecond of Python."""
 
 
-class Version(NamedTuple):
-    """What one writing of an object is told by.
-
-    Attributes:
-        e_tag: The entity tag, None where the store has none.
-        version: The store's own number of it, None where it has none.
-    """
-
-    e_tag: str | None
-    version: str | None
-
-
-class Found(NamedTuple):
-    """An object that is there.
-
-    Attributes:
-        nbytes: Its whole length.
-        version: Which writing of it this is.
-    """
-
-    nbytes: int
-    version: Version
-
-
-class Piece(NamedTuple):
-    """Bytes of an object.
-
-    Attributes:
-        found: The object.
-        data: What was asked of it, as far as it goes; empty where more was
-            there than was wanted.
-    """
-
-    found: Found
-    data: Bytes | bytes
-
-
 class Bucket:
     """The requests that the backend makes, each one object's.
 
@@ -68,12 +34,26 @@ class Bucket:
 
     Args:
         store: The client.
-        requests: Most at a time; further ones wait.
+        requests: Most at a time of one call; further ones wait.
+        part_bytes: The least that is a part of an object; None for no parts.
     """
 
-    def __init__(self, store: ObjectStore, requests: int) -> None:
+    def __init__(self, store: ObjectStore, *, requests: int, part_bytes: int | None) -> None:
         self._store = store
-        self._places = asyncio.Semaphore(requests)
+        self._part_bytes = part_bytes
+        self._requests = requests
+        self._in_call: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+            WeakKeyDictionary()
+        )
+
+    @property
+    def _places(self) -> asyncio.Semaphore:
+        """What the requests of this thread's call share."""
+        loop = asyncio.get_running_loop()
+        places = self._in_call.get(loop)
+        if places is None:
+            places = self._in_call[loop] = asyncio.Semaphore(self._requests)
+        return places
 
     async def head(self, name: str) -> Found | None:
         """Tell of an object; None for none. An empty one is the mark of a removal."""
@@ -84,40 +64,61 @@ class Bucket:
                 return None
         return found if found.nbytes else None
 
-    async def get(self, name: str, most_bytes: int) -> Piece | None:
-        """Read a whole object, unless it is longer than ``most_bytes``; None for none.
+    async def read(self, name: str, buffer: memoryview) -> tuple[Found | None, int | None]:
+        """Read an object into a buffer, large ones by ranges side by side.
 
         An empty one is the mark of a removal that was cut short, and goes.
+
+        Returns:
+            What was found, and the length of what is in the buffer: None
+            where that is not the whole object.
         """
+        download = Download(buffer)
+        cuts = self.cut(buffer.nbytes)
+        if len(cuts) <= 1:
+            present = await self._read_all(name, download, buffer.nbytes)
+        else:
+            present, *_ = await asyncio.gather(
+                *(self._read_range(name, download, *ends) for ends in cuts)
+            )
+        if not present:
+            await self.delete(name)
+        return download.found, download.nbytes
+
+    def cut(self, nbytes: int) -> list[tuple[int, int]]:
+        """Cut a length into the parts it is moved in."""
+        return cut(nbytes, self._part_bytes or nbytes)
+
+    async def _read_all(self, name: str, download: Download, most_bytes: int) -> bool:
+        """Read an object whole; False where it is there and empty."""
         async with self._places:
             try:
                 result = await obstore.get_async(self._store, name)
                 found = _found(result.meta)
-                if found.nbytes > most_bytes:
-                    return Piece(found, b"")
-                if found.nbytes:
-                    return Piece(found, await result.bytes_async())
+                if 0 < found.nbytes <= most_bytes:
+                    download.take(0, found, memoryview(await result.bytes_async()))
+                elif found.nbytes:
+                    download.take(0, found, b"")
             except FileNotFoundError:
-                return None
-        await self.delete(name)
-        return None
+                return True
+        return found.nbytes > 0
 
-    async def get_range(self, name: str, start: int, stop: int) -> Piece | None:
-        """Read a part of an object, as far as it goes; None where none of it is there."""
+    async def _read_range(self, name: str, download: Download, start: int, stop: int) -> bool:
+        """Read a range as far as it goes; False where the object is there and ends before."""
         async with self._places:
             try:
                 result = await obstore.get_async(
                     self._store, name, options={"range": (start, stop)}
                 )
-                return Piece(_found(result.meta), await result.bytes_async())
+                found = _found(result.meta)
+                download.take(start, found, memoryview(await result.bytes_async()))
             except FileNotFoundError:
-                return None
+                return True
             except BaseError as error:
                 if not is_beyond_end(error):
                     raise
-        if start == 0:
-            await self.delete(name)
-        return None
+                return False
+        return True
 
     async def create(self, name: str, data: memoryview | bytes) -> bool:
         """Write an object unless it is there; tell whether it was not."""

@@ -45,8 +45,8 @@ class ObjectStoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         allow_http: Whether the endpoint may be reached without TLS.
         credentials_file: File with the options that are secret.
         options: Further settings of obstore for this kind of store.
-        part_mib: Frames longer than this many MiB are moved in parts.
-        requests: Most requests at a time.
+        part_mib: The least that is a part of a frame, in MiB.
+        requests: Most requests at a time of one call.
     """
 
     url: Annotated[
@@ -78,13 +78,15 @@ class ObjectStoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     part_mib: Annotated[
         int,
         Meta(
-            ge=10,
+            ge=5,  # what S3 takes as a part
             le=1024,
-            description="Frames longer than this many MiB are put and got in parts, several at "
-            "a time.",
+            description="A frame is put and got in parts of at least so many MiB, several at a "
+            "time; one shorter than two parts is moved whole.",
         ),
-    ] = 16
-    requests: Annotated[int, Meta(ge=1, le=1024, description="Most requests at a time.")] = 32
+    ] = 8
+    requests: Annotated[
+        int, Meta(ge=1, le=1024, description="Most requests of one call at a time.")
+    ] = 32
 
     def __post_init__(self) -> None:
         """Refuse what could only fail later, or would show a secret."""

@@ -12,7 +12,9 @@ import msgspec
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
+from lmcache_backend_object_store.bucket import Bucket
 from lmcache_backend_object_store.config import ObjectStoreConfig
+from lmcache_backend_object_store.folder import Folder
 from lmcache_core.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:  # obstore has it for type checkers only
@@ -32,8 +34,8 @@ _RETRIES = {
 }
 
 
-def connect(config: ObjectStoreConfig) -> ObjectStore:
-    """Make the client of a store.
+def connect(config: ObjectStoreConfig) -> Bucket:
+    """Make the requests of a store possible.
 
     Raises:
         BackendError: The folder cannot be made.
@@ -42,6 +44,10 @@ def connect(config: ObjectStoreConfig) -> ObjectStore:
     """
     if config.kind == "file":
         return _folder(Path(unquote(urlsplit(config.url).path)), config.url)
+    return Bucket(_client(config), requests=config.requests, part_bytes=config.part_mib << 20)
+
+
+def _client(config: ObjectStoreConfig) -> ObjectStore:
     settings: dict[str, Any] = {**config.options, **_credentials(config.credentials_file)}
     if config.endpoint:
         settings["base_url" if config.kind == "gs" else "endpoint"] = config.endpoint
@@ -63,11 +69,11 @@ def connect(config: ObjectStoreConfig) -> ObjectStore:
         raise ConfigError(message, key="options") from error
 
 
-def _folder(path: Path, url: str) -> LocalStore:
+def _folder(path: Path, url: str) -> Folder:
     try:
         # Frames hold what users have asked.
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return LocalStore(path)
+        return Folder(LocalStore(path), path)
     except (OSError, BaseError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         message = f"the folder of {url} cannot be made: {reason}; name one that this user may write"

@@ -72,6 +72,8 @@ def _status(error: BaseException) -> int:
 
 def _advice(error: BaseException) -> str:
     status = _status(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        return "see that the folder is there and that this user may read and write it"
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in {401, 403}:
         return (
             "see that the credentials are right, and that they may read, write, delete and list "

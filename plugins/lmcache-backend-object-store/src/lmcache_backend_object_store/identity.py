@@ -55,5 +55,7 @@ async def identify(bucket: Bucket, url: str) -> tuple[str, bool]:
 
 
 async def _read(bucket: Bucket) -> bytes | None:
-    piece = await bucket.get(STORE_ID, _LONGEST)
-    return None if piece is None else bytes(piece.data)
+    buffer = bytearray(_LONGEST)
+    found, nbytes = await bucket.read(STORE_ID, memoryview(buffer))
+    # One that is too long is no name of ours either.
+    return None if found is None else bytes(buffer[:nbytes])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from obstore.exceptions import BaseError
 
 from lmcache_backend_object_store.bucket import Bucket
 from lmcache_backend_object_store.failures import is_full, is_refused
-from lmcache_backend_object_store.parts import cut
 from lmcache_core.api import PutStatus
 
 ASK_FIRST_BYTES = 4 << 20
@@ -24,16 +24,20 @@ class Upload:
     Args:
         name: Of the object.
         frame: The frame; obstore reads it where it is.
-        part_bytes: The most that is sent at once; None sends all of it.
+        cuts: Start and stop of the parts that it is sent in.
         creates: Whether the store writes an object only if it is not there.
     """
 
     def __init__(
-        self, name: str, frame: memoryview, *, part_bytes: int | None, creates: bool
+        self,
+        name: str,
+        frame: memoryview,
+        cuts: Sequence[tuple[int, int]],
+        *,
+        creates: bool,
     ) -> None:
         self._name = name
         self._creates = creates
-        cuts = cut(frame.nbytes, part_bytes or frame.nbytes)
         flat = frame.cast("B")
         self._parts = [flat[start:stop] for start, stop in cuts] or [flat]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 
-from lmcache_backend_object_store.bucket import Version
+from lmcache_backend_object_store.found import Version
 from lmcache_core.keys import Key
 
 _MOST = 4096
@@ -29,6 +30,12 @@ class Versions:
             self._read.move_to_end(key)
             if len(self._read) > _MOST:
                 self._read.popitem(last=False)
+
+    def forget(self, keys: Iterable[Key]) -> None:
+        """Forget what was read of frames that this engine now writes or removes itself."""
+        with self._lock:
+            for key in keys:
+                self._read.pop(key, None)
 
     def take(self, key: Key) -> Version | None:
         """Tell what was read, and forget it."""
