@@ -24,6 +24,7 @@ ALL: dict[str, tuple[list[str], list[str]]] = {
     "transfer": ([], ["--rounds", "5"]),
     "disk": ([], ["--rounds", "2"]),
     "disk_start": ([], ["--files", "20000", "--rounds", "3"]),
+    "objects": ([], ["--rounds", "3", "--mib", "1", "32"]),
     "engine": ([], ["--chunks", "1000", "100000"]),
     "policies": ([], ["--keys", "1000", "100000"]),
     "serdes": ([], ["--rounds", "3"]),
