@@ -186,20 +186,17 @@ def main() -> None:
         for store, sides in stores.items():
             for mib in args.mib:
                 # A frame is its header longer than its chunk.
-                figures[f"{store}_{mib}_MiB"] = measure(
-                    sides, mib * MIB + HEADER_BYTES, args.rounds
-                )
+                measured = measure(sides, mib * MIB + HEADER_BYTES, args.rounds)
+                figures[f"{store}_{mib}_MiB"] = measured
+                if not args.json:
+                    print(f"{store}, {mib} MiB")
+                    for side, number in measured.items():
+                        print(f"  {side:28} {number:.2f}", flush=True)
         figures["s3_look_up_of_32_over_1"] = s3.look_up()
     if args.json:
         print(json.dumps(figures))
-        return
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            print(name)
-            for side, number in value.items():
-                print(f"  {side:28} {number:.2f}")
-        else:
-            print(f"{name:30} {value:.2f}")
+    else:
+        print(f"s3, look-up of 32 over 1 {figures['s3_look_up_of_32_over_1']:.2f}")
 
 
 if __name__ == "__main__":

@@ -127,6 +127,8 @@ class SeaweedFS:
         """Stop it in its tracks; connections stay open and nothing answers."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        # Until all of its threads have stopped, one of them may still answer.
+        os.waitpid(self._process.pid, os.WUNTRACED)
 
     def thaw(self) -> None:
         """Let it go on."""

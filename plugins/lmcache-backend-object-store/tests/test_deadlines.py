@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -123,6 +124,20 @@ def test_thirty_two_keys_are_looked_up_side_by_side(
     assert found == [8192 if number == 7 else None for number in range(32)]
     assert one > 0.02
     assert time.monotonic() - begin < 8 * one
+
+
+def test_a_call_that_nobody_waits_for_any_more_ends(s3: Any, frozen: Callable[[], None]) -> None:
+    frames = s3.open()
+    frames.put(1)
+    frozen()
+    cancel = threading.Event()
+    timer = threading.Timer(SHORT, cancel.set)
+    timer.start()
+    begin = time.monotonic()
+    with pytest.raises(DeadlineExceededError):
+        frames.backend.get([sample_key(1)], [aligned_buffer(8192)], Deadline(60, cancel))
+    timer.join()
+    assert time.monotonic() - begin < SHORT + SLACK
 
 
 def test_closing_does_not_wait_for_a_frozen_server(s3: Any, frozen: Callable[[], None]) -> None:

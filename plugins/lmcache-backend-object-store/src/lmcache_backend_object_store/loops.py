@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 from lmcache_core.api import Deadline
 from lmcache_core.errors import BackendError, DeadlineExceededError
 
+LOOK_SECONDS = 0.1
+"""How often a call under way looks whether it is cancelled."""
+
 Answer = TypeVar("Answer")
 
 
@@ -41,12 +44,12 @@ class EventLoops:
 
         Raises:
             BackendError: The loops are not open.
-            DeadlineExceededError: It was not done in time, and has been
-                cancelled.
+            DeadlineExceededError: It was not done in time, or nobody waits for it
+                any more; it has been cancelled.
         """
         loop = self._take(work)
         try:
-            return loop.run_until_complete(_within(deadline.remaining_seconds, work))
+            return loop.run_until_complete(_within(deadline, work))
         except TimeoutError:
             raise DeadlineExceededError(what, deadline.seconds) from None
         finally:
@@ -76,6 +79,20 @@ class EventLoops:
         loop.close()
 
 
-async def _within(seconds: float, work: Coroutine[Any, Any, Answer]) -> Answer:
-    async with asyncio.timeout(seconds):
-        return await work
+async def _within(deadline: Deadline, work: Coroutine[Any, Any, Answer]) -> Answer:
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(deadline.remaining_seconds) as limit:
+        timer: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal timer
+            if deadline.cancelled:
+                limit.reschedule(loop.time())
+            else:
+                timer = loop.call_later(LOOK_SECONDS, look)
+
+        timer = loop.call_later(LOOK_SECONDS, look)
+        try:
+            return await work
+        finally:
+            timer.cancel()
