@@ -88,11 +88,14 @@ class Lowering:
             Whether its slot is leased until it is there; it is to be staged then.
         """
         raw_bytes = self._geometry.frame_bytes(entry.tokens, entry.pages)
+        nbytes = entry.slot.nbytes
         for tier in self._admission.below(None, entry.key, entry.tokens, raw_bytes):
-            if self._memory.begin_demotion(entry.slot.nbytes):
-                if self._queue(entry, tier, partial(self._demoted, entry, tier)):
-                    return True
-                self._memory.end_demotion(entry.slot.nbytes)
+            if not self._memory.begin_demotion(nbytes):
+                tier.counters["demotions_dropped"] += 1
+                return False
+            if self._queue(entry, tier, partial(self._demoted, entry, tier)):
+                return True
+            self._memory.end_demotion(nbytes)
             tier.counters["demotions_dropped"] += 1
         return False
 

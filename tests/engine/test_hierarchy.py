@@ -168,7 +168,7 @@ def test_a_tail_that_does_not_fill_its_block_goes_nowhere(tiers):
 
 def test_eviction_waits_for_nothing_and_what_is_above_the_bound_is_dropped(tiers):
     """Half of a staging part of eight slots takes what a stalled store leaves waiting."""
-    rig, near, _ = tiers(near=BACK, staging_chunks=8)
+    rig, near, far = tiers(near=BACK, far=BACK, staging_chunks=8)
     near.writing.clear()
     fill_without_waiting = [prompt(number) for number in range(1, 15)]
     for tokens in fill_without_waiting:
@@ -177,6 +177,7 @@ def test_eviction_waits_for_nothing_and_what_is_above_the_bound_is_dropped(tiers
     assert memory.residents.used_bytes == 4 * SLOT_BYTES
     assert memory._demoting_bytes == 4 * SLOT_BYTES
     assert counters(rig, "near")["demotions_dropped"] == 14 - 4 - 4
+    assert counters(rig, "far")["demotions_dropped"] == far.puts == 0
     found = [rig.hit(tokens) for tokens in fill_without_waiting]
     assert sum(found) == 8 * CHUNK_TOKENS, "what waits for the store is found all the while"
     near.writing.set()
