@@ -51,6 +51,9 @@ class TierReader:
     def read(self, reads: Sequence[Read], namespace: bytes, done: Callback) -> bool:
         """Queue frames to be read and verified; the lock is held.
 
+        They are kept from eviction meanwhile: making room for what is read
+        can send chunks of host memory down to this very tier.
+
         Args:
             reads: What to read, into slots that stay reserved until ``done``.
             namespace: What the frames have to be bound to.
@@ -59,8 +62,20 @@ class TierReader:
         Returns:
             False where nothing was queued and ``done`` is never called.
         """
-        failures = self._holdings.breaker.failures
-        return self._workers.submit(lambda: self._read(reads, namespace, failures, done))
+        holdings = self._holdings
+        failures = holdings.breaker.failures
+        keys = [read.entry.key for read in reads]
+
+        def end(whole: list[bool]) -> None:
+            for key in keys:
+                holdings.residents.let_go(key)
+            done(whole)
+
+        if not self._workers.submit(lambda: self._read(reads, namespace, failures, end)):
+            return False
+        for key in keys:
+            holdings.residents.hold(key)
+        return True
 
     def _read(self, reads: Sequence[Read], namespace: bytes, failures: int, done: Callback) -> None:
         holdings = self._holdings

@@ -254,6 +254,22 @@ def test_after_a_reset_nothing_is_demoted_into_what_outlives_the_process(tiers):
     assert near.puts == far.puts == 0
 
 
+def test_what_is_being_read_is_not_evicted_for_what_has_to_make_room_for_it(tiers):
+    rig, near, _ = tiers(near=BACK, tier_fields=bounds(near=4))
+    rig.serve(LONG)
+    fill(rig, 4)
+    assert held(rig)["near"] == len(LONG)
+    near.gate.clear()
+    name = rig.begin(LONG)
+    settle_writes(rig)
+    near.gate.set()
+    assert rig.wait_match(name, len(LONG)) == len(LONG)
+    rig.engine.finish(name)
+    assert counters(rig, "near")["demotions_dropped"] == 4
+    fill(rig, 8, first=5)
+    assert counters(rig, "near")["evictions"] == 4, "they may go when they have been read"
+
+
 # -- from one store to the next ----------------------------------------------
 
 
