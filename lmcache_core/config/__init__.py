@@ -6,6 +6,7 @@ from lmcache_core.config.engine import EngineConfig, SerdeConfig, TierConfig, Ti
 from lmcache_core.config.plugin import plugin_section
 from lmcache_core.config.resolve import Resolved, load_engine_config
 from lmcache_core.config.schema import engine_schema
+from lmcache_core.config.tier_entry import read_entry
 
 __all__ = [
     "EngineConfig",
@@ -16,4 +17,5 @@ __all__ = [
     "engine_schema",
     "load_engine_config",
     "plugin_section",
+    "read_entry",
 ]

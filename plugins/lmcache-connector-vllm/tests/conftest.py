@@ -187,6 +187,8 @@ class Serving:
 class Engines:
     """Starts engines and keeps the last one for whoever asks for the same."""
 
+    serving = Serving
+
     def __init__(self) -> None:
         self._running: Serving | None = None
         self._key = ""

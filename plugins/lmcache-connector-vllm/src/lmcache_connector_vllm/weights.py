@@ -24,27 +24,37 @@ WEIGHT_PATTERNS = ("*.safetensors", "*.index.json", "*.bin", "*.pt", "*.gguf")
 
 
 def weights_digest(model_config: ModelConfig) -> str:
-    """Hex digest that names a model's weights, configuration and tokenizer.
+    """Hex digest that names a model's weights, configuration and tokenizer."""
+    return model_digest(model_config.model, model_config.revision, str(model_config.tokenizer))
+
+
+def model_digest(model: str, revision: str | None, tokenizer: str | None = None) -> str:
+    """Hex digest that names a model's weights and configuration, and a tokenizer.
 
     Two folders of equal content have one name, wherever they lie. A change
     that leaves sizes, headers and every sampled byte as they are is not seen;
     whoever makes one raises ``weights_epoch``.
+
+    Args:
+        model: A path, or a name on the hub.
+        revision: Which state of it, or None.
+        tokenizer: A path of a tokenizer that does not lie beside the weights.
     """
-    folder = local_folder(model_config.model, model_config.revision, "config.json")
+    folder = local_folder(model, revision, "config.json")
     digest = hashlib.sha256(b"lmcache:weights:1\0")
     if folder is None:
         log.warning(
             "weights.named_by_name",
-            model=model_config.model,
+            model=model,
             reason="its files are not on this machine; raise weights_epoch whenever they change",
         )
-        digest.update(f"{model_config.model}\0{model_config.revision}".encode())
+        digest.update(f"{model}\0{revision}".encode())
     else:
         for path in _model_files(folder):
             _add_file(digest, path)
-    tokenizer = Path(str(model_config.tokenizer))
-    if tokenizer.is_dir() and tokenizer != folder:
-        for path in _present(tokenizer, DESCRIPTION_FILES[1:]):
+    other = Path(tokenizer) if tokenizer else None
+    if other is not None and other.is_dir() and other != folder:
+        for path in _present(other, DESCRIPTION_FILES[1:]):
             _add_file(digest, path)
     return digest.hexdigest()
 
