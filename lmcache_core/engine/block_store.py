@@ -14,8 +14,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from lmcache_core.api.frames import HEADER_BYTES
 from lmcache_core.engine.entry import Entry
-from lmcache_core.engine.geometry import HEADER_BYTES, slot_size
+from lmcache_core.engine.geometry import slot_size
 from lmcache_core.engine.piece import Piece
 from lmcache_core.engine.reading import Read
 from lmcache_core.engine.storage_tier import StorageTier
@@ -103,7 +104,11 @@ class BlockStore:
         Raises:
             BackendError: The store cannot be used.
         """
-        self.tier.open(on_admitted=on_admitted, on_evicted=lambda key, _marks: on_evicted(key))
+        self.tier.open(
+            on_admitted=on_admitted,
+            on_evicted=lambda key, _marks: on_evicted(key),
+            on_evicting=lambda _known: None,
+        )
 
     def touch(self, keys: Sequence[Key]) -> None:
         """Note a use of blocks."""

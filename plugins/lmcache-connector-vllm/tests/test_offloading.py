@@ -289,6 +289,7 @@ def test_a_wrong_entry_ends_the_start_with_a_sentence(offload, tmp_path):
         ({}, ConfigError, "does not say which backend"),
         ({"backend": "LocalDiskBackends"}, UnknownNameError, "Did you mean 'LocalDiskBackend'"),
         ({"backend": NAME, "paht": "/x"}, ConfigError, "paht"),
+        ({"backend": NAME, "write": "back"}, ConfigError, "vLLM decides"),
         ({"backend": NAME, "path": str(tmp_path), "locality": "here"}, ConfigError, "LOCAL"),
     ):
         with pytest.raises(error, match=words):

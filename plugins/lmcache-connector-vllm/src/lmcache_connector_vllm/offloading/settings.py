@@ -27,6 +27,9 @@ log = get_logger(__name__)
 
 WHERE = "the entry of secondary_tiers"
 
+VLLMS = ("write", "promote", "admit")
+"""Keys of an entry of ``storage`` that say what vLLM's manager decides."""
+
 
 class Settings(NamedTuple):
     """A secondary tier's settings.
@@ -62,8 +65,12 @@ def read_settings(spec: OffloadingSpec, entry: Mapping[str, Any], block_bytes: i
     revision = rest.pop("revision", None)
     extra = rest.pop("namespace", "")
     locality = _locality(rest.pop("locality", None))
+    moved = next((key for key in VLLMS if key in rest), None)
+    if moved is not None:
+        message = f"{WHERE}: {moved} is not for here; vLLM decides what is written and promoted"
+        raise ConfigError(message, key=moved)
     try:
-        tier = read_entry(rest, WHERE)
+        tier = read_entry(rest, WHERE, memory=False)
     except ValueError as error:
         raise ConfigError(str(error), key="secondary_tiers") from error
     resolved = load_engine_config(overrides=spec.extra_config)
