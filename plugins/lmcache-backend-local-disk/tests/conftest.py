@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,47 @@ from lmcache_backend_local_disk.backend import LocalDiskBackend
 from lmcache_backend_local_disk.calls import SYSTEM, SystemCalls
 from lmcache_backend_local_disk.config import LocalDiskConfig
 from lmcache_core.api import BackendContext, Deadline, PutStatus
+from lmcache_core.api.host import KeyEvents, MetricSink
 from lmcache_core.keys import Key
 from lmcache_core.testing.material import aligned_buffer, sample_frame, sample_key
 
 PAGE = 4096
+
+
+class Metrics(MetricSink):
+    """Keeps the numbers of all backends of a disk.
+
+    Attributes:
+        totals: What was counted, by name.
+        gauges: What was told last, by name.
+    """
+
+    def __init__(self) -> None:
+        self.totals: Counter[str] = Counter()
+        self.gauges: dict[str, int] = {}
+
+    def count(self, name: str, amount: int = 1) -> None:
+        self.totals[name] += amount
+
+    def gauge(self, name: str, value: int) -> None:
+        self.gauges[name] = value
+
+    def observe(self, name: str, seconds: float) -> None:
+        raise NotImplementedError
+
+
+class Events(KeyEvents):
+    """Keeps what has come and gone."""
+
+    def __init__(self) -> None:
+        self.have_come: list[tuple[Key, int]] = []
+        self.have_gone: list[Key] = []
+
+    def came(self, frames: Sequence[tuple[Key, int]]) -> None:
+        self.have_come += frames
+
+    def gone(self, keys: Sequence[Key]) -> None:
+        self.have_gone += keys
 
 
 class Disk:
@@ -31,6 +69,7 @@ class Disk:
     def __init__(self, *paths: Path, calls: SystemCalls = SYSTEM, **options: Any) -> None:
         self.path = paths[0]
         self.calls = calls
+        self.metrics, self.events = Metrics(), Events()
         given = [str(path) for path in paths]
         self._options = {"path": given if len(given) > 1 else given[0], "scrub_rate": 0, **options}
         self.backend = self.make()
@@ -42,7 +81,9 @@ class Disk:
         return self.path / "one"
 
     def make(self) -> LocalDiskBackend:
-        context = BackendContext(instance_id="one", tier="LocalDiskBackend")
+        context = BackendContext(
+            instance_id="one", tier="LocalDiskBackend", metrics=self.metrics, events=self.events
+        )
         return LocalDiskBackend(LocalDiskConfig(**self._options), context, self.calls)
 
     def reopen(self) -> None:

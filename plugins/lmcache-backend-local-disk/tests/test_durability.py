@@ -58,7 +58,7 @@ def test_what_is_put_is_synced_before_it_is_said_to_be_stored(make_disk):
     thread.join(30)
     assert said == [PutStatus.STORED]
     assert disk.get(1) == bytes(sample_frame(1, 8192))
-    assert disk.backend.counters["synced_frames"] == 1
+    assert disk.metrics.totals["synced_frames"] == 1
 
 
 def test_what_many_put_at_once_shares_a_sync(make_disk):
@@ -83,15 +83,15 @@ def test_what_many_put_at_once_shares_a_sync(make_disk):
     for thread in threads:
         thread.join(30)
     assert said == [PutStatus.STORED] * 10
-    assert disk.backend.counters["syncs"] == 2, "the first one's, and that of all others"
-    assert disk.backend.counters["synced_frames"] == 10
+    assert disk.metrics.totals["syncs"] == 2, "the first one's, and that of all others"
+    assert disk.metrics.totals["synced_frames"] == 10
     disk.assert_exact()
 
 
 def test_a_batch_shares_a_sync(make_disk):
     disk = make_disk(calls=Syncs(), durability="always")
     assert set(put_all(disk, range(6))) == {PutStatus.STORED}
-    assert disk.backend.counters["syncs"] == 1
+    assert disk.metrics.totals["syncs"] == 1
 
 
 def test_who_comes_upon_a_frame_that_is_not_durable_yet_waits_for_it(make_disk):
@@ -122,7 +122,7 @@ def test_an_interval_syncs_by_itself(make_disk):
     disk = make_disk(durability="interval", sync_interval=0.01)
     disk.put(1)
     deadline = Deadline(30)
-    while disk.backend.counters["syncs"] < 2:
+    while disk.metrics.totals["syncs"] < 2:
         deadline.check("waiting for a sync")
 
 

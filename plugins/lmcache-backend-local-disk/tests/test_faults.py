@@ -148,8 +148,8 @@ def test_a_sync_that_fails_is_said(make_disk):
     with pytest.raises(BackendError, match=r"syncing frames .* Input/output error"):
         disk.backend.sync(Deadline(30))
     disk.backend.sync(Deadline(30))
-    assert disk.backend.counters["failures"] == 1
-    assert disk.backend.counters["syncs"] == 1
+    assert disk.metrics.totals["failures"] == 1
+    assert disk.metrics.totals["syncs"] == 1
 
 
 def test_a_file_that_could_not_be_synced_is_not_tried_again_and_not_there(make_disk):
@@ -182,6 +182,7 @@ def test_a_state_is_told_once_when_it_begins_and_once_when_it_ends(make_disk, ca
         with pytest.raises(BackendError, match="has become read-only"):
             disk.put(number)
     assert caplog.text.count("disk.failing") == 1
+    assert disk.metrics.gauges == {"failing_disks": 1, "full_disks": 0}
     (state,) = disk.backend._disks
     assert "read-only" in state.health.reason
     calls.nth = 0
@@ -191,11 +192,13 @@ def test_a_state_is_told_once_when_it_begins_and_once_when_it_ends(make_disk, ca
     assert [disk.put(number) for number in (2, 3)] == [PutStatus.FULL] * 2
     assert caplog.text.count("disk.full") == 1
     assert state.health.full
+    assert disk.metrics.gauges == {"failing_disks": 0, "full_disks": 1}
     calls.nth = 0
     assert disk.put(2) is PutStatus.STORED
     assert caplog.text.count("disk.has_room") == 1
-    assert disk.backend.counters["full"] == 2
-    assert disk.backend.counters["failures"] == 3
+    assert disk.metrics.gauges == {"failing_disks": 0, "full_disks": 0}
+    assert disk.metrics.totals["full"] == 2
+    assert disk.metrics.totals["failures"] == 3
 
 
 def test_room_is_left_free_on_the_file_system(make_disk, small_file_system):

@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lmcache_backend_local_disk import shard
+from lmcache_backend_local_disk import ordering, shard
 from lmcache_core.testing.material import sample_frame, sample_key
 from tests.disk.calls_between import FailingCalls
 
@@ -118,6 +120,15 @@ def test_the_order_of_use_survives_in_a_folder_that_has_changed(stopped):
     assert [key for key, _ in stopped.backend.scan()] == [sample_key(n) for n in order]
 
 
+@given(st.lists(st.lists(st.integers(0, 50)), max_size=8), st.integers(1, 9), st.integers(1, 3))
+def test_many_sorted_lists_are_merged(numbers, part, sampled):
+    runs = [sorted((number, str(at)) for number in run) for at, run in enumerate(numbers)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ordering, "PART", part * sampled)
+        patch.setattr(ordering, "SAMPLED", sampled)
+        assert list(ordering.in_order(runs)) == sorted(item for run in runs for item in run)
+
+
 @pytest.mark.parametrize("where", ["anywhere", "end", "gone", "empty", "foreign"])
 def test_a_spoilt_snapshot_is_seen_and_the_files_are_listed(stopped, where, caplog):
     snapshot = stopped.root / "index"
@@ -131,11 +142,11 @@ def test_a_spoilt_snapshot_is_seen_and_the_files_are_listed(stopped, where, capl
         snapshot.write_bytes(spoilt)
         if where == "gone":
             snapshot.unlink()
-        stopped.calls.listed = 0
+        stopped.calls.listed = stopped.metrics.totals["snapshot_failures"] = 0
         stopped.reopen()
         assert sorted(stopped.backend.scan()) == expected()
         assert stopped.calls.listed == 256
-        assert stopped.backend.counters["snapshot_failures"] == (where != "gone")
+        assert stopped.metrics.totals["snapshot_failures"] == (where != "gone")
         stopped.backend._disks._disks[0].folder.close()
 
 

@@ -39,7 +39,7 @@ NUMBER = 3
 
 def scrub(disk):
     """One whole pass."""
-    one = Scrub(disk.backend._disks, float("inf"), disk.calls, disk.backend._counters)
+    one = Scrub(disk.backend._disks, float("inf"), disk.calls, disk.metrics, disk.events)
     while one.step() != AFTER_A_PASS_SECONDS:
         pass
 
@@ -91,11 +91,12 @@ def test_a_damaged_file_is_found_behind_and_quarantined(disk, spoil, reason):
     store(disk, 1, NUMBER, 5)
     disk.file(NUMBER).write_bytes(spoil(frame_bytes(NUMBER)))
     scrub(disk)
-    assert disk.backend.counters["scrubbed_frames"] == 3
-    assert disk.backend.counters["scrub_damaged"] == 1
+    assert disk.metrics.totals["scrubbed_frames"] == 3
+    assert disk.metrics.totals["scrub_damaged"] == 1
     (said,) = disk.quarantined().values()
     assert reason in said
     assert disk.stat(NUMBER) is None
+    assert disk.events.have_gone == [sample_key(NUMBER)]
     assert disk.get(1, 9000) == frame_bytes(1)
     disk.assert_exact()
 
@@ -130,7 +131,11 @@ def test_what_is_strange_is_accounted_for_and_what_is_gone_is_not(disk):
     disk.file(4).write_bytes(frame_bytes(4))
     disk.file(5).write_bytes(b"not a frame")
     scrub(disk)
-    assert disk.backend.counters["reconciled_frames"] == 3
+    assert disk.metrics.totals["reconciled_frames"] == 3
+    assert sorted(disk.events.have_come) == sorted(
+        [(sample_key(4), len(frame_bytes(4))), (sample_key(5), 11)]
+    )
+    assert set(disk.events.have_gone) == {sample_key(1), sample_key(5)}
     assert disk.get(4, len(frame_bytes(4))) == frame_bytes(4)
     assert list(disk.quarantined()) == [sample_key(5).hex()]
     disk.assert_exact()
@@ -145,13 +150,13 @@ def test_a_file_that_cannot_be_read_is_damaged_and_a_disk_that_fails_is_left(mak
     store(disk, 1)
     disk.calls.fault, disk.calls.nth = errno.ENOMEM, disk.calls.seen + 1
     scrub(disk)
-    assert disk.backend.counters["scrub_failures"] == 1
+    assert disk.metrics.totals["scrub_failures"] == 1
     assert disk.stat(1) is not None
 
 
 def test_the_rate_is_bounded(disk):
     store(disk, *range(12))
-    one = Scrub(disk.backend._disks, 1 << 20, disk.calls, disk.backend._counters)
+    one = Scrub(disk.backend._disks, 1 << 20, disk.calls, disk.metrics, disk.events)
     waited = 0.0
     while (seconds := one.step()) != AFTER_A_PASS_SECONDS:
         waited += seconds
@@ -165,7 +170,7 @@ def test_a_running_backend_scrubs(make_disk, monkeypatch):
     monkeypatch.setattr(backend_module, "SCRUB_AFTER_SECONDS", 0.0)
     disk.reopen()
     deadline = Deadline(30)
-    while not disk.backend.counters["scrub_damaged"]:
+    while not disk.metrics.totals["scrub_damaged"]:
         deadline.check("waiting for the scrub")
     assert list(disk.quarantined()) == [sample_key(NUMBER).hex()]
 

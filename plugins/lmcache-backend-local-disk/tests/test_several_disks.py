@@ -142,7 +142,7 @@ def test_a_full_disk_is_made_up_for_by_the_others(disks):
     disks.calls.below = disks.path.parent / "c"
     assert {disks.put(number) for number in range(COUNT)} == {PutStatus.STORED}
     assert not files(disks, "c")
-    assert disks.backend.counters["put_elsewhere"] > 0
+    assert disks.metrics.totals["put_elsewhere"] > 0
     disks.calls.below = disks.path.parent
     assert disks.put(100) is PutStatus.FULL
 
@@ -153,7 +153,7 @@ def test_a_failing_disk_is_left_alone_for_a_while(make_disk, tmp_path):
         disk.put(number)
     disk.calls.below = tmp_path / "b"
     whole(disk)
-    assert disk.backend.counters["failures"] == 1
+    assert disk.metrics.totals["failures"] == 1
     deadline = time.monotonic() + 30
     disk.calls.below = None
     number = 100
@@ -200,7 +200,7 @@ def test_the_name_of_the_store_is_that_of_all_its_disks_in_any_order(make_disk, 
 
 def test_a_sync_is_of_all_disks(disks):
     disks.backend.sync(Deadline(30))
-    assert disks.backend.counters["syncs"] == 3
+    assert disks.metrics.totals["syncs"] == 3
     disks.calls.below = disks.path.parent / "b"
     with pytest.raises(BackendError, match="syncing frames"):
         disks.backend.sync(Deadline(30))

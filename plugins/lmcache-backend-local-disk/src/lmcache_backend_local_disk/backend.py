@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import repeat
 from operator import itemgetter
@@ -12,14 +12,13 @@ from typing import TypeVar
 
 from lmcache_backend_local_disk.calls import SYSTEM, SystemCalls
 from lmcache_backend_local_disk.config import LocalDiskConfig
-from lmcache_backend_local_disk.counters import Counters
 from lmcache_backend_local_disk.disk import Disk
 from lmcache_backend_local_disk.disks import Disks
 from lmcache_backend_local_disk.faults import UNREADABLE
 from lmcache_backend_local_disk.names import instance_folder
 from lmcache_backend_local_disk.routine import Routine
 from lmcache_backend_local_disk.scrub import Scrub
-from lmcache_backend_local_disk.shard import length_of
+from lmcache_backend_local_disk.shard import LONGEST
 from lmcache_core.api import (
     BackendContext,
     Deadline,
@@ -62,12 +61,13 @@ class LocalDiskBackend(StorageBackend):
     ) -> None:
         self._config = config
         self._calls = calls
-        self._counters = Counters()
+        self._metrics = context.metrics
+        self._events = context.events
         name = instance_folder(context.instance_id)
         paths = [(Path(path).expanduser() / name).absolute() for path in config.paths]
         self._disks = Disks(
-            [Disk(path, config, calls, self._counters) for path in dict.fromkeys(paths)],
-            self._counters,
+            [Disk(path, config, calls, context) for path in dict.fromkeys(paths)],
+            context.metrics,
         )
         self._routines: list[Routine] = []
 
@@ -75,11 +75,6 @@ class LocalDiskBackend(StorageBackend):
     def store_id(self) -> str:
         """The names that the folders were given when they were made."""
         return "+".join(sorted(disk.folder.store_id for disk in self._disks))
-
-    @property
-    def counters(self) -> Mapping[str, int]:
-        """What has happened since it was made, by name."""
-        return self._counters.totals
 
     def open(self) -> None:
         """Own the folders and see that they can be written.
@@ -96,7 +91,7 @@ class LocalDiskBackend(StorageBackend):
             self._routines.append(Routine("lmcache-disk-sync", self._sync_now, interval))
         if self._config.scrub_rate:
             rate = self._config.scrub_rate * MIB
-            scrub = Scrub(self._disks, rate, self._calls, self._counters)
+            scrub = Scrub(self._disks, rate, self._calls, self._metrics, self._events)
             self._routines.append(Routine("lmcache-disk-scrub", scrub.step, SCRUB_AFTER_SECONDS))
         for routine in self._routines:
             routine.start()
@@ -132,7 +127,7 @@ class LocalDiskBackend(StorageBackend):
         left = list(range(len(keys)))
         # All frames on the first choice of each, those that are left on the second, and so on.
         for rank in range(len(self._disks)):
-            self._counters.add("put_elsewhere", len(left) if rank else 0)
+            self._metrics.count("put_elsewhere", len(left) if rank else 0)
             for disk in self._disks:
                 here = [index for index in left if choices[index][rank] is disk]
                 if here and self._disks.may_ask(disk):
@@ -211,11 +206,11 @@ class LocalDiskBackend(StorageBackend):
             else:
                 streams.append(zip(found, repeat(disk)))
         if len(streams) == 1:
-            yield from ((key, length_of(use)) for (use, key), _ in streams[0])
+            yield from ((key, use & LONGEST) for (use, key), _ in streams[0])
             return
         for (use, key), disk in heapq.merge(*streams, key=itemgetter(0)):
             if self._disks.home(key) is disk:
-                yield key, length_of(use)
+                yield key, use & LONGEST
             else:  # It was put elsewhere while this disk was full or did not answer.
                 self._ask_disk(disk, "removing a frame", key, Disk.remove, otherwise=True)
 
@@ -262,7 +257,7 @@ class LocalDiskBackend(StorageBackend):
             except OSError as error:
                 self._disks.failed(disk, what, error)
             else:
-                disk.answered()
+                self._disks.answered(disk)
                 return answer
         disk.give_up(key)
         return otherwise
@@ -278,7 +273,7 @@ class LocalDiskBackend(StorageBackend):
                 disk.sync()
             except OSError as error:
                 log.warning("disk.sync_failed", path=str(disk.folder.path), error=error.strerror)
-                self._counters.add("failures")
+                self._metrics.count("failures")
         return self._config.sync_interval
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import heapq
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -12,17 +11,17 @@ from pathlib import Path
 
 from lmcache_backend_local_disk.calls import SystemCalls
 from lmcache_backend_local_disk.config import LocalDiskConfig
-from lmcache_backend_local_disk.counters import Counters
 from lmcache_backend_local_disk.folder import ASIDE, Folder
 from lmcache_backend_local_disk.frame_file import FrameFiles, remove_if_there
 from lmcache_backend_local_disk.group_commit import GroupCommit
 from lmcache_backend_local_disk.health import Health
 from lmcache_backend_local_disk.names import SHARDS
+from lmcache_backend_local_disk.ordering import in_order
 from lmcache_backend_local_disk.quarantine import Quarantine
 from lmcache_backend_local_disk.shard import Found, Shard
 from lmcache_backend_local_disk.snapshot_file import SnapshotFile
 from lmcache_backend_local_disk.writing import Writing
-from lmcache_core.api import Deadline, PutStatus
+from lmcache_core.api import BackendContext, Deadline, PutStatus
 from lmcache_core.errors import BackendError
 from lmcache_core.keys import Key
 from lmcache_core.log import get_logger
@@ -47,7 +46,7 @@ class Disk:
         path: The folder.
         config: The backend's section.
         calls: The system's calls.
-        counters: Where what happens is counted.
+        context: Where it is used.
 
     Attributes:
         folder: See above.
@@ -57,19 +56,19 @@ class Disk:
     """
 
     def __init__(
-        self, path: Path, config: LocalDiskConfig, calls: SystemCalls, counters: Counters
+        self, path: Path, config: LocalDiskConfig, calls: SystemCalls, context: BackendContext
     ) -> None:
         self.folder = Folder(path, calls, durable=config.durability != "none")
-        self.health = Health(path)
+        self.health = Health(path, context.clock)
         self._calls = calls
-        self._counters = counters
+        self._metrics = context.metrics
         self._files = FrameFiles(calls, direct=config.direct_io)
         self._floor = int(config.min_free_space * GIB)
         self._quarantine = Quarantine(self.folder, int(config.quarantine_size * GIB))
         self.shards = [
             Shard(self.folder, number, self._quarantine) for number in range(len(SHARDS))
         ]
-        self.snapshot = SnapshotFile(self.folder, self.shards, counters)
+        self.snapshot = SnapshotFile(self.folder, self.shards, context.metrics)
         self._serial = itertools.count()
         self._always = config.durability == "always"
         self._group = GroupCommit(self._commit)
@@ -89,7 +88,7 @@ class Disk:
             BackendError: It cannot be used; the message says what to do.
         """
         self.folder.open()
-        self._counters.add("unfinished_removed", self.folder.unfinished)
+        self._metrics.count("unfinished_removed", self.folder.unfinished)
         try:
             works = self._files.direct_io_works(self.folder.root, f"{ASIDE}/probe")
         except OSError as error:
@@ -196,11 +195,11 @@ class Disk:
     def sync(self) -> None:
         """Return once all that was put here survives a loss of power."""
         self._calls.syncfs(self.folder.root)
-        self._counters.add("syncs")
+        self._metrics.count("syncs")
 
     def found(self) -> Iterator[Found]:
         """All frames, those used longest ago first."""
-        return heapq.merge(*[shard.found() for shard in self.shards])
+        return in_order([shard.found() for shard in self.shards])
 
     def usage(self) -> tuple[int, int]:
         """Bytes and number of the frames."""
@@ -223,13 +222,11 @@ class Disk:
                 return False
             shard.discard(key)
             self._given_up.add(key)
-        self._counters.add("given_up_frames")
+        self._metrics.count("given_up_frames")
         return True
 
-    def answered(self) -> None:
-        """Note that the disk works; where it has failed before, remove what was given up."""
-        if not self.health.answered():
-            return
+    def clear_given_up(self) -> None:
+        """Remove the files of what was given up, now that the disk answers."""
         while self._given_up:
             key = self._given_up.pop()
             shard = self.shards[key[0]]
@@ -285,8 +282,8 @@ class Disk:
                 for writing in named:
                     self._take_back(writing, error)
         self._named.difference_update(writing.key for writing in group)
-        self._counters.add("syncs", bool(group))
-        self._counters.add("synced_frames", sum(map(len, places.values())))
+        self._metrics.count("syncs", bool(group))
+        self._metrics.count("synced_frames", sum(map(len, places.values())))
 
     def _name(self, writing: Writing) -> None:
         """Give a file its name, unless another has it."""

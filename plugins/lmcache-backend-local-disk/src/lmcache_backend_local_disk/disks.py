@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from lmcache_backend_local_disk.counters import Counters
 from lmcache_backend_local_disk.disk import Disk
 from lmcache_backend_local_disk.faults import FULL, OUR_OWN, told
 from lmcache_core.api import PutStatus
+from lmcache_core.api.host import MetricSink
 from lmcache_core.errors import BackendError
 from lmcache_core.keys import Key
 from lmcache_core.log import get_logger
@@ -23,12 +23,12 @@ class Disks:
 
     Args:
         disks: They, not opened yet.
-        counters: Where what happens is counted.
+        metrics: Where what happens is counted.
     """
 
-    def __init__(self, disks: Sequence[Disk], counters: Counters) -> None:
+    def __init__(self, disks: Sequence[Disk], metrics: MetricSink) -> None:
         self._disks = list(disks)
-        self._counters = counters
+        self._metrics = metrics
 
     def __iter__(self) -> Iterator[Disk]:
         return iter(self._disks)
@@ -54,6 +54,7 @@ class Disks:
                 log.info("disk.opened", path=str(disk.folder.path), direct_io=disk.direct)
                 usable.append(disk)
         self._disks = usable
+        self._show()
 
     def choices(self, key: Key) -> list[Disk]:
         """Where a frame may go: to the disk that has it, or to one by its key, or to the next."""
@@ -97,11 +98,12 @@ class Disks:
             BackendError: There is no other that works, or it is not the
                 disk's fault.
         """
-        self._counters.add("failures")
+        self._metrics.count("failures")
         reason = told(what, disk.folder.path, error, owned=disk.folder.still_owned())
         if error.errno in OUR_OWN:
             raise reason from error
         disk.health.failed(str(reason))
+        self._show()
         if not self._any_works():
             raise reason from error
         return reason
@@ -114,16 +116,31 @@ class Disks:
         """
         full = outcome is PutStatus.FULL or (isinstance(outcome, OSError) and outcome.errno in FULL)
         if full:
-            self._counters.add("full")
-            disk.health.has_room(room=False)
+            self._metrics.count("full")
+            self._has_room(disk, room=False)
             return PutStatus.FULL
         if isinstance(outcome, OSError):
             self.failed(disk, "writing a frame", outcome)
             return PutStatus.FAILED
         if outcome is PutStatus.STORED:
-            disk.health.has_room(room=True)
-            disk.answered()
+            self._has_room(disk, room=True)
+            self.answered(disk)
         return outcome
+
+    def answered(self, disk: Disk) -> None:
+        """Note that a disk has done what it was asked for."""
+        if disk.health.answered():
+            disk.clear_given_up()
+            self._show()
+
+    def _has_room(self, disk: Disk, *, room: bool) -> None:
+        if room is disk.health.full:
+            disk.health.has_room(room=room)
+            self._show()
+
+    def _show(self) -> None:
+        self._metrics.gauge("failing_disks", sum(d.health.reason is not None for d in self))
+        self._metrics.gauge("full_disks", sum(d.health.full for d in self))
 
     def _any_works(self) -> bool:
         return any(disk.health.reason is None for disk in self._disks)

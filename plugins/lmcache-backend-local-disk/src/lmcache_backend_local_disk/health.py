@@ -64,7 +64,6 @@ class Health:
         return True
 
     def has_room(self, *, room: bool) -> None:
-        """Note whether it took what was written."""
-        if room is self.full:
-            log.warning("disk.full" if not room else "disk.has_room", path=self._path)
+        """Note that it takes what is written again, or no longer."""
+        log.warning("disk.has_room" if room else "disk.full", path=self._path)
         self.full = not room

@@ -6,11 +6,11 @@ import random
 from collections.abc import Iterator
 
 from lmcache_backend_local_disk.calls import SystemCalls
-from lmcache_backend_local_disk.counters import Counters
 from lmcache_backend_local_disk.disk import Disk
 from lmcache_backend_local_disk.disks import Disks
 from lmcache_backend_local_disk.faults import UNREADABLE
 from lmcache_backend_local_disk.frame_check import FrameCheck
+from lmcache_core.api.host import KeyEvents, MetricSink
 from lmcache_core.keys import Key
 from lmcache_core.log import get_logger
 
@@ -30,13 +30,17 @@ class Scrub:
         disks: Whose, open.
         rate: Bytes per second.
         calls: The system's calls.
-        counters: Where what happens is counted.
+        metrics: Where what happens is counted.
+        events: Takes what has come and gone.
     """
 
-    def __init__(self, disks: Disks, rate: float, calls: SystemCalls, counters: Counters) -> None:
+    def __init__(
+        self, disks: Disks, rate: float, calls: SystemCalls, metrics: MetricSink, events: KeyEvents
+    ) -> None:
         self._disks = disks
         self._rate = rate
-        self._counters = counters
+        self._metrics = metrics
+        self._events = events
         self._checks = {disk: FrameCheck(calls, direct=disk.direct) for disk in disks}
         self._frames = self._all_frames()
 
@@ -55,7 +59,7 @@ class Scrub:
         except OSError as error:
             # Whoever serves comes upon the same and says what is to be done.
             log.warning("disk.scrub_failed", error=error.strerror)
-            self._counters.add("scrub_failures")
+            self._metrics.count("scrub_failures")
             return AFTER_A_FAILURE_SECONDS
 
     def _verify(self, disk: Disk, key: Key) -> int:
@@ -66,15 +70,17 @@ class Scrub:
         try:
             reason = self._checks[disk].reason(disk.folder.root, path, key)
         except FileNotFoundError:
-            disk.stat(key)
+            if disk.stat(key) is None:
+                self._events.gone([key])
             return 0
         except OSError as error:
             if error.errno not in UNREADABLE:
                 raise
             reason = f"it cannot be read: {error.strerror}"
-        self._counters.add("scrubbed_frames")
+        self._metrics.count("scrubbed_frames")
         if reason is not None:
-            self._counters.add("scrub_damaged", disk.quarantine(key, reason))
+            self._metrics.count("scrub_damaged", disk.quarantine(key, reason))
+            self._events.gone([key])
         return nbytes
 
     def _all_frames(self) -> Iterator[tuple[Disk, Key]]:
@@ -82,7 +88,12 @@ class Scrub:
             # A process that never lives for a whole pass gets everywhere in time.
             first = random.randrange(len(disk.shards))  # noqa: S311 - no secret
             for shard in disk.shards[first:] + disk.shards[:first]:
-                self._counters.add("reconciled_frames", shard.reconcile())
+                came, gone = shard.reconcile()
+                self._metrics.count("reconciled_frames", len(came) + len(gone))
+                if came:
+                    self._events.came(came)
+                if gone:
+                    self._events.gone(gone)
                 with shard.lock:
                     keys = shard.keys()
                 yield from ((disk, key) for key in keys)

@@ -6,7 +6,6 @@ import stat
 import threading
 import time
 from array import array
-from collections.abc import Iterable
 from contextlib import suppress
 
 from lmcache_backend_local_disk.folder import FRAMES, Folder
@@ -97,7 +96,8 @@ class Shard:
     def add(self, key: Key, nbytes: int) -> None:
         """Note a frame that is there now, and used."""
         uses = self._known()
-        self._nbytes += nbytes - length_of(uses.get(key, 0))
+        # It comes to the end: those used longest ago are first.
+        self._nbytes += nbytes - length_of(uses.pop(key, 0))
         uses[key] = pack(time.time_ns() // 1000, nbytes)
 
     def discard(self, key: Key) -> None:
@@ -158,8 +158,8 @@ class Shard:
                 used_us=array("Q", map(used_at, uses)),
             )
 
-    def reconcile(self) -> int:
-        """Note frames that somebody else has put there or taken away; how many.
+    def reconcile(self) -> tuple[list[tuple[Key, int]], list[Key]]:
+        """Note frames that somebody else has put there, with their lengths, or taken away.
 
         Raises:
             OSError: The folder cannot be listed.
@@ -167,13 +167,13 @@ class Shard:
         with self.lock:
             known = self._known()
             listed = {key: use for use, key in self._list({})}
-            strange = [key for key in listed if key not in known]
+            came = [(key, length_of(use)) for key, use in listed.items() if key not in known]
             gone = [key for key in known if key not in listed]
-            for key in strange:
-                self.add(key, length_of(listed[key]))
+            for key, nbytes in came:
+                self.add(key, nbytes)
             for key in gone:
                 self.discard(key)
-            return len(strange) + len(gone)
+            return came, gone
 
     def _known(self) -> dict[Key, int]:
         if self._uses is None:
@@ -181,15 +181,16 @@ class Shard:
             if hint is None:
                 self._take(self._list({}))
             elif self._unchanged_since(hint):
-                self._take(zip(hint.uses(pack), hint.each_key(), strict=True))
+                self._uses = dict(zip(hint.each_key(), hint.uses(LENGTH_BITS), strict=True))
+                self._nbytes = sum(hint.lengths)
             else:
                 # How long files are, they say; when they were read, the snapshot may know better.
                 self._take(self._list(dict(zip(hint.each_key(), hint.used_us, strict=True))))
         assert self._uses is not None  # noqa: S101 - for the type checker
         return self._uses
 
-    def _take(self, found: Iterable[Found]) -> None:
-        self._uses = {key: use for use, key in found}
+    def _take(self, found: list[Found]) -> None:
+        self._uses = {key: use for use, key in sorted(found)}
         self._nbytes = sum(map(length_of, self._uses.values()))
 
     def _unchanged_since(self, hint: ShardSnapshot) -> bool:

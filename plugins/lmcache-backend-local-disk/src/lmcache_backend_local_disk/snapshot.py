@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import xxhash
@@ -50,9 +50,10 @@ class ShardSnapshot(NamedTuple):
         """The keys, one by one."""
         return (key for (key,) in struct.iter_unpack(f"{KEY_BYTES}s", self.keys))
 
-    def uses(self, pack: Callable[[int, int], int]) -> Iterator[int]:
-        """The use and length of each, as a shard keeps them."""
-        return map(pack, self.used_us, self.lengths)
+    def uses(self, length_bits: int) -> list[int]:
+        """When each was used and its length, as one number, the length in so many bits."""
+        both = zip(self.used_us, self.lengths, strict=True)
+        return [used_us << length_bits | nbytes for used_us, nbytes in both]
 
 
 def pack_snapshot(shards: Iterable[ShardSnapshot]) -> list[bytes]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from lmcache_backend_local_disk.counters import Counters
 from lmcache_backend_local_disk.folder import SNAPSHOT, Folder
 from lmcache_backend_local_disk.shard import Shard
 from lmcache_backend_local_disk.snapshot import pack_snapshot, parse_snapshot
+from lmcache_core.api.host import MetricSink
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
@@ -21,13 +21,13 @@ class SnapshotFile:
     Args:
         folder: The folder, open.
         shards: Its frames.
-        counters: Where what happens is counted.
+        metrics: Where what happens is counted.
     """
 
-    def __init__(self, folder: Folder, shards: list[Shard], counters: Counters) -> None:
+    def __init__(self, folder: Folder, shards: list[Shard], metrics: MetricSink) -> None:
         self._folder = folder
         self._shards = shards
-        self._counters = counters
+        self._metrics = metrics
 
     def read(self) -> None:
         """Tell each shard what it had."""
@@ -37,12 +37,12 @@ class SnapshotFile:
         except FileNotFoundError:
             return
         except OSError as error:
-            self._counters.add("snapshot_failures")
+            self._metrics.count("snapshot_failures")
             log.warning("disk.snapshot_unread", path=path, error=error.strerror)
             return
         shards = parse_snapshot(memoryview(content))
         if shards is None:
-            self._counters.add("snapshot_failures")
+            self._metrics.count("snapshot_failures")
             log.warning("disk.snapshot_damaged", path=path)
             return
         for taken in shards:
@@ -54,7 +54,7 @@ class SnapshotFile:
             shards = [taken for shard in self._shards if (taken := shard.snapshot()) is not None]
             self._folder.write_file(SNAPSHOT, pack_snapshot(shards))
         except OSError as error:
-            self._counters.add("snapshot_failures")
+            self._metrics.count("snapshot_failures")
             path = str(self._folder.path)
             log.warning("disk.snapshot_failed", path=path, error=error.strerror)
 

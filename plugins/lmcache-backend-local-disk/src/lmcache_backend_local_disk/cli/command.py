@@ -16,9 +16,9 @@ from lmcache_backend_local_disk.cli.report import Row, show
 from lmcache_backend_local_disk.cli.store_folder import StoreFolder
 from lmcache_backend_local_disk.cli.verifying import Damage, Verified, verify
 from lmcache_backend_local_disk.config import LocalDiskConfig
-from lmcache_backend_local_disk.counters import Counters
 from lmcache_backend_local_disk.disk import Disk
 from lmcache_backend_local_disk.shard import length_of, used_at
+from lmcache_core.api import BackendContext
 
 MIB = 1 << 20
 DAY_SECONDS = 86_400
@@ -139,7 +139,8 @@ def gc(folder: Path, *, quarantine: bool, days: float | None, as_json: bool) -> 
 def _owned(store: StoreFolder) -> Iterator[Disk]:
     """Own a folder as an engine does; what it lacks is made, and its index written anew."""
     config = LocalDiskConfig(path=str(store.path))
-    owned = Disk(store.path, config, SYSTEM, Counters())
+    context = BackendContext(instance_id=store.path.name, tier="LocalDiskBackend")
+    owned = Disk(store.path, config, SYSTEM, context)
     owned.open()
     try:
         yield owned
