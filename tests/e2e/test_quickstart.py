@@ -70,11 +70,12 @@ def run(tmp_path, free_ports, clean_environment):
     return Run(tmp_path, free_ports(3), clean_environment)
 
 
-def test_it_pins_floods_and_shows_that_the_pin_held(run):
+def test_it_pins_floods_restarts_and_shows_that_the_pin_held(run):
     code, out, err = run.finish()
     assert code == 0, out[-4000:] + err
     answers = [json.loads(line) for line in out.splitlines() if line.startswith('{"event_id"')]
-    assert answers[0]["num_tokens"] == 12
+    assert [answer["num_tokens"] for answer in answers[:2]] == [12, 12]
+    assert "the pinned prompt: 11 of 12 tokens from disk, the same answer" in " ".join(out.split())
     assert f"$ curl -X POST http://localhost:{run.ports[1]}/pin " in out
     rows = re.findall(r"│ ([\w' ]+?) +│ (yes|no) +│ +(\d+) │ +(\d+) │ +([^│]+?) │", out)
     assert [(name, pinned) for name, pinned, *_ in rows] == [

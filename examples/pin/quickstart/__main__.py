@@ -56,7 +56,15 @@ def _run(console: Console, interrupts: Interrupts, stopping: ExitStack) -> None:
             stopping.callback(interrupts.ignore)
     console.print()
     wait_ready(servers, settings, console)
-    Story(settings, console).tell()
+    vllm = servers[-1]
+
+    def restart() -> None:
+        vllm.stop()
+        with interrupts.held():
+            start(vllm, settings)
+        wait_ready(servers, settings, console)
+
+    Story(settings, console, restart).tell()
 
 
 if __name__ == "__main__":

@@ -48,10 +48,12 @@ _CAUSES = (
 
 
 def vllm_server(settings: Settings) -> Server:
-    """Describe the vLLM of the example, with a cache that is small enough to flood."""
+    """Describe the vLLM of the example, with tiers that are small enough to flood."""
     variables = {
         "LMCACHE_CONFIG_FILE": str(CONFIG_FILE),
         "LMCACHE_MAX_LOCAL_CPU_SIZE": f"{settings.cache_gib:.4f}",
+        "LMCACHE_LOCAL_DISK": short_path(settings.disk_folder),
+        "LMCACHE_MAX_LOCAL_DISK_SIZE": f"{settings.cache_gib:.4f}",
     }
     if settings.monitor_port != _DEFAULT_MONITOR_PORT:
         variables["LMCACHE_CONTROLLER_URL"] = f"localhost:{settings.monitor_port}"

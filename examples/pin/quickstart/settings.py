@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CONFIG_FILE = Path("examples/pin/example.yaml")
 INSTANCE = "lmcache_default_instance"
 LOCATION = "LocalCPUBackend"
+DISK = "LocalDiskBackend"
 
 LONG_PROMPT_WORDS = 1000
 # Room for the two long prompts and the two short ones that are compared, and to
@@ -59,6 +60,11 @@ class Settings:
         return CACHE_TOKENS * self.kv_bytes_per_token / _GIB
 
     @property
+    def disk_folder(self) -> Path:
+        """Where the disk tier keeps its files."""
+        return self.folder / "disk"
+
+    @property
     def vllm_url(self) -> str:
         """Where requests go."""
         return f"http://localhost:{self.vllm_port}"
@@ -88,6 +94,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     folder = Path(environ.get("QUICKSTART_DIR") or ROOT / ".quickstart")
     _require_space(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / "disk", ignore_errors=True)  # each run begins with an empty one
     model = environ.get("MODEL", "")
     name, dtype = model, "auto"
     if not model:

@@ -1,9 +1,10 @@
-"""The story: a prompt is pinned, the cache is flooded, and the prompt is still there."""
+"""The story: a prompt is pinned, the cache is flooded, vLLM is restarted, and it is still there."""
 
 from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from examples.pin.quickstart.client import Reading, ask, curl_line, post
 from examples.pin.quickstart.problem import Problem
 from examples.pin.quickstart.settings import (
     CACHE_TOKENS,
+    DISK,
     FLOOD_FACTOR,
     INSTANCE,
     LOCATION,
@@ -40,11 +42,18 @@ class Prompt:
 
 
 class Story:
-    """One run through the example, shown on a console."""
+    """One run through the example, shown on a console.
 
-    def __init__(self, settings: Settings, console: Console) -> None:
+    Args:
+        settings: What it runs with.
+        console: Where it is shown.
+        restart: Stops vLLM, starts it again and waits until it is ready.
+    """
+
+    def __init__(self, settings: Settings, console: Console, restart: Callable[[], None]) -> None:
         self._settings = settings
         self._console = console
+        self._restart = restart
         self.prompts = [
             Prompt("the example's", PIN_PROMPT, pinned=True),
             Prompt("a short one", _SHORT_OTHER, pinned=False),
@@ -65,6 +74,7 @@ class Story:
             prompt.readings.append(self._ask(prompt.text))
         self._console.print(self._table())
         self._judge()
+        self._survive_a_restart()
 
     def _pin_the_example(self) -> None:
         self._console.rule("Pin a prompt's KV cache")
@@ -77,10 +87,15 @@ class Story:
         tokens = self._show(
             f"{self._settings.vllm_url}/tokenize", {"model": model, "prompt": PIN_PROMPT}
         )["tokens"]
-        answer = self._show(f"{self._settings.controller_url}/pin", _pin_body(tokens))
+        self._pin(tokens, LOCATION)
+        self._console.print("\nOn the disk below host memory, too, which outlives vLLM:")
+        self._pin(tokens, DISK)
+
+    def _pin(self, tokens: list[int], location: str) -> None:
+        answer = self._show(f"{self._settings.controller_url}/pin", _pin_body(tokens, location))
         if answer.get("num_tokens") != len(tokens):
             raise Problem(
-                f"the pin holds {answer.get('num_tokens')} of {len(tokens)} tokens; "
+                f"the pin holds {answer.get('num_tokens')} of {len(tokens)} tokens in {location}; "
                 f"the engine's log is {self._settings.folder / 'vllm.log'}"
             )
 
@@ -101,9 +116,9 @@ class Story:
         self._console.rule("Flood the cache")
         total = FLOOD_FACTOR * CACHE_TOKENS
         self._console.print(
-            f"The cache was made small for this ({self._settings.cache_gib * 1024:.0f} MiB, about "
-            f"{CACHE_TOKENS} tokens, by LMCACHE_MAX_LOCAL_CPU_SIZE). {FLOOD_FACTOR} times as many "
-            "tokens of other prompts go through it now."
+            f"Host memory and disk were made small for this ({self._settings.cache_gib * 1024:.0f} "
+            f"MiB each, about {CACHE_TOKENS} tokens). {FLOOD_FACTOR} times as many tokens of other "
+            "prompts go through them now."
         )
         columns = (
             TextColumn("{task.description}"),
@@ -163,6 +178,25 @@ class Story:
             'read "device". Every answer was the same as before.'
         )
 
+    def _survive_a_restart(self) -> None:
+        self._console.rule("Restart vLLM")
+        self._console.print("vLLM is stopped and started again; its host memory is empty now.")
+        self._restart()
+        example = self.prompts[0]
+        after = self._ask(example.text)
+        if not _as_expected(pinned=True, after=after) or after.text != example.readings[0].text:
+            raise Problem(
+                f"after the restart {after.cached_tokens} of {after.prompt_tokens} tokens were "
+                f"cached and the answer was {after.text!r}; the engine's log is "
+                f"{self._settings.folder / 'vllm.log'}"
+            )
+        self._console.print(
+            f"Its first request, the pinned prompt: {after.cached_tokens} of {after.prompt_tokens} "
+            f"tokens from {', '.join(after.sources)}, the same answer, "
+            f"{after.seconds * 1000:.0f} ms to the first token.",
+            highlight=False,
+        )
+
     def _ask(self, text: str) -> Reading:
         return ask(self._settings.vllm_url, self._settings.model_name, text)
 
@@ -181,8 +215,8 @@ def _as_expected(pinned: bool, after: Reading) -> bool:
     return after.cached_tokens <= _SHARED_TOKENS
 
 
-def _pin_body(tokens: list[int]) -> dict[str, Any]:
-    return {"tokens": tokens, "instance_id": INSTANCE, "location": LOCATION}
+def _pin_body(tokens: list[int], location: str = LOCATION) -> dict[str, Any]:
+    return {"tokens": tokens, "instance_id": INSTANCE, "location": location}
 
 
 def _long_text(seed: str) -> str:
