@@ -98,11 +98,17 @@ class Short(Fault):
 
 
 class Misaligned(Fault):
-    """The call answers for another key first."""
+    """The call answers for another key first, and a ``get`` reads that key's frame."""
 
     def answer(self, call: Call) -> list[Any]:
-        """Turn the answers round by one."""
+        """Turn the answers round by one, and what was read with them."""
         answers = call.make()
+        if call.buffers:
+            read = [
+                bytes(buffer[: n or 0]) for n, buffer in zip(answers, call.buffers, strict=True)
+            ]
+            for frame, buffer in zip(read[1:] + read[:1], call.buffers, strict=True):
+                buffer[: len(frame)] = frame
         return answers[1:] + answers[:1]
 
 

@@ -101,7 +101,9 @@ def test_a_fault_is_planted_where_it_is_said(good: DictBackend) -> None:
 
 def test_answers_are_short_or_turned_round(good: DictBackend) -> None:
     assert get(FaultyBackend(good, faults.Short()))[0] == [PAGE, PAGE]
-    assert get(FaultyBackend(good, faults.Misaligned()))[0] == [PAGE, None, PAGE]
+    answers, (first, _, last) = get(FaultyBackend(good, faults.Misaligned()))
+    assert answers == [PAGE, None, PAGE]
+    assert [first, last] == [bytes(sample_frame(number, PAGE)) for number in (2, 1)]
 
 
 def test_bytes_are_flipped_or_missing(good: DictBackend) -> None:
