@@ -29,6 +29,7 @@ ALL: dict[str, tuple[list[str], list[str]]] = {
     "policies": ([], ["--keys", "1000", "100000"]),
     "serdes": ([], ["--rounds", "3"]),
     "redis_store": ([], ["--rounds", "4"]),
+    "discovery": ([], ["--rounds", "5"]),
     "controller": ([], []),
     "step_time": ([], ["--rounds", "5", "--fill", "20000"]),
 }

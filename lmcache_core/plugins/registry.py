@@ -6,7 +6,8 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
+from email import message_from_string
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from inspect import isfunction
 from types import ModuleType
 from typing import Any, TypeVar
@@ -222,7 +223,7 @@ class PluginRegistry:
         return UnknownNameError(kind, name, known, hint=hint)
 
     def _load(self, point: EntryPoint) -> PluginRecord:
-        dist = point.dist
+        distribution, version = _named(point.dist)
 
         def record(
             status: PluginStatus,
@@ -233,8 +234,8 @@ class PluginRegistry:
             return PluginRecord(
                 name=point.name,
                 module=point.value,
-                distribution=dist.name if dist else "",
-                version=dist.version if dist else "",
+                distribution=distribution,
+                version=version,
                 api=str(api) if api else None,
                 status=status,
                 reason=reason,
@@ -280,6 +281,15 @@ class PluginRegistry:
         return record(PluginStatus.LOADED, "", api, specs)
 
 
+def _named(dist: Distribution | None) -> tuple[str, str]:
+    """Name and version of a distribution, without reading its description as well."""
+    if dist is None:
+        return "", ""
+    text = dist.read_text("METADATA") or dist.read_text("PKG-INFO") or ""
+    headers = message_from_string(text.partition("\n\n")[0])
+    return headers["Name"] or "", headers["Version"] or ""
+
+
 def _declared_api(module: ModuleType) -> ApiVersion:
     """Read ``LMCACHE_PLUGIN_API``; the version a plugin was written against."""
     declared = getattr(module, "LMCACHE_PLUGIN_API", None)
@@ -311,6 +321,8 @@ def _refuse_misspelt(module: ModuleType) -> None:
     """Find functions that were meant to be hooks, marked or not, and that nobody would call."""
     hooks = [name for name in vars(hookspecs) if name.startswith(HOOK_PREFIX)]
     for name, function in vars(module).items():
-        own = isfunction(function) and function.__module__ == module.__name__
+        if not name.startswith(HOOK_PREFIX[:2]) or not isfunction(function):
+            continue  # comparing it would cost more than all else that is done here
+        own = function.__module__ == module.__name__
         if own and name not in hooks and get_close_matches(name, hooks, n=1, cutoff=0.85):
             raise UnknownNameError("hook", name, hooks)

@@ -23,7 +23,7 @@ def shelf(store=None):
 
 def rig_over(backend, capabilities=Capability.NONE, **fields):
     spec = storage_spec("late", lambda _config, _context: backend, capabilities)
-    return Rig(chunks=8, storage=[spec], overrides=IMPATIENT, **fields)
+    return Rig(chunks=8, storage=[spec], **fields)
 
 
 def region_of(rig):
@@ -42,7 +42,7 @@ def test_a_late_read_changes_no_byte_of_a_slot_given_to_someone_else(waiting):
     backend = LateBackend(shelf())
     late, backend.fault = backend.late, None
     with ExitStack() as stack:
-        rig = stack.enter_context(rig_over(backend))
+        rig = stack.enter_context(rig_over(backend, overrides=IMPATIENT))
         stack.callback(late.released.set)
         rig.serve(LONG)
         settle(rig)
