@@ -24,6 +24,7 @@ from lmcache_core.api import (
 )
 from lmcache_core.api.transport import ControllerTransport
 from lmcache_core.config import plugin_section
+from lmcache_core.config.placeholder import in_folder
 from lmcache_core.keys import Key
 from lmcache_core.plugins import PluginRegistry
 from lmcache_core.testing.calls import soon
@@ -34,9 +35,6 @@ from lmcache_core.testing.storage import StorageBackendTests
 from lmcache_core.testing.transport import ControllerTransportTests
 
 HOST = "127.0.0.1"
-
-FOLDER = "{folder}"
-"""What stands in a value for a new folder for each check."""
 
 
 class Installed:
@@ -53,7 +51,7 @@ class Installed:
     @pytest.fixture
     def make(self, tmp_path: Path) -> Callable[..., Any]:
         """Make one, with further arguments of its factory."""
-        options = _in_folder(dict(self.options), str(tmp_path))
+        options = in_folder(dict(self.options), str(tmp_path))
         where = f"{self.spec.kind} {self.spec.name}"
         return partial(self.spec.load(), plugin_section(self.spec.config, options, where))
 
@@ -177,13 +175,3 @@ def kit_of(kind: str, name: str, options: Mapping[str, Any]) -> type[Conformance
     if isinstance(spec, SerdeSpec):
         declared["authenticates"] = spec.authenticates
     return type(f"Test_{name}", (_KITS[type(spec)],), declared)
-
-
-def _in_folder(value: Any, folder: str) -> Any:  # noqa: ANN401 - a section of a configuration
-    if isinstance(value, str):
-        return value.replace(FOLDER, folder)
-    if isinstance(value, dict):
-        return {key: _in_folder(item, folder) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_in_folder(item, folder) for item in value]
-    return value

@@ -26,6 +26,10 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
     path: str
     depth: int = 1
 
+    def __post_init__(self):
+        if not self.path.startswith("/"):
+            raise ValueError(f"{self.path} is not absolute")
+
 @hookimpl
 def lmcache_register_storage_backends():
     return [StorageBackendSpec(name="CrateBackend", summary="files", load=load, config=Config,

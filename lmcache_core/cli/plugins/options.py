@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lmcache_core.api import PluginSpec
 from lmcache_core.config import plugin_section
+from lmcache_core.config.placeholder import in_folder
 from lmcache_core.config.sources import from_file
 from lmcache_core.config.suggest import nearest
 from lmcache_core.errors import ConfigError
@@ -60,7 +62,7 @@ def _section(spec: PluginSpec[Any], options: Mapping[str, Any]) -> dict[str, Any
             key=missing[0].name,
         )
     section = {key: _value(value, keys[key].type) for key, value in options.items() if key in keys}
-    plugin_section(spec.config, section, where)
+    plugin_section(spec.config, in_folder(section, tempfile.gettempdir()), where)
     return section
 
 
