@@ -102,13 +102,19 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def encrypted_server(
+def shared_encrypted_server(
     tmp_path_factory: pytest.TempPathFactory, certificates: Path
 ) -> Iterator[RedisServer]:
-    """A server that speaks TLS and asks for the password ``kit``."""
     folder = tmp_path_factory.mktemp("encrypted")
     with RedisServer(folder, tls=certificates, password="kit") as server:
         yield server
+
+
+@pytest.fixture
+def encrypted_server(shared_encrypted_server: RedisServer) -> RedisServer:
+    """An empty server that speaks TLS and asks for the password ``kit``."""
+    shared_encrypted_server.run("FLUSHALL")
+    return shared_encrypted_server
 
 
 @pytest.fixture

@@ -61,10 +61,12 @@ class TestCluster(RedisTests):
 
 
 class TestEncrypted(RedisTests):
+    # The order of calls is the same code with TLS, and each new connection takes long.
+    MACHINE_SECONDS = 0.2
+
     @pytest.fixture
     def make_backend(
         self, make: Make, encrypted_server: RedisServer, certificates: Path
     ) -> Callable[[], StorageBackend]:
-        encrypted_server.run("FLUSHALL")
         ca = str(certificates / "ca.pem")
         return lambda: make(url=encrypted_server.url, password=PASSWORD, tls_ca=ca)
