@@ -55,7 +55,7 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = None
     tls_ca: Annotated[
         str | None,
-        Meta(description="File of the authorities to trust; by default the system's."),
+        Meta(description="File of authorities to trust beside the system's."),
     ] = None
     tls_cert: Annotated[str | None, Meta(description="File of a certificate of our own.")] = None
     tls_key: Annotated[str | None, Meta(description="File of its key.")] = None
