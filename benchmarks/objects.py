@@ -5,7 +5,8 @@
 A SeaweedFS on this machine, and a folder. Frames are put and got one by one, each by every side in
 turn, the order changing from round to round. Plain clients are obstore, whole and in parts, and
 boto3 where it is installed; they keep what they get in memory of their own, while a backend
-has to bring it into its caller's. `over_best` is the time of the fastest of them over ours.
+has to bring it into its caller's. `over_best` is the time of the fastest of them over ours,
+`over_put_of_new` that of obstore where it, too, writes only what is not there.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from tests.net.seaweedfs import BUCKET, SeaweedFS
 
 MIB = 1 << 20
 HEADER_BYTES = 4096
-PART_BYTES = 8 * MIB
+PART_BYTES = 16 * MIB
 PATIENCE_SECONDS = 60.0
 LOOKED_UP = 32
 
@@ -86,6 +87,9 @@ def plain(store: ObjectStore) -> dict[str, Side]:
     def put_parts(name: str, frame: memoryview) -> object:
         return obstore.put(store, name, frame, use_multipart=True, chunk_size=PART_BYTES)
 
+    def put_new(name: str, frame: memoryview) -> object:
+        return obstore.put(store, name, frame, mode="create")
+
     def get_whole(name: str, _nbytes: int) -> object:
         return obstore.get(store, name).bytes()
 
@@ -94,7 +98,11 @@ def plain(store: ObjectStore) -> dict[str, Side]:
         ends = [min(start + PART_BYTES, nbytes) for start in starts]
         return obstore.get_ranges(store, name, starts=list(starts), ends=ends, coalesce=0)
 
-    return {"obstore": (put_whole, get_whole), "obstore_parts": (put_parts, get_ranges)}
+    return {
+        "obstore": (put_whole, get_whole),
+        "obstore_parts": (put_parts, get_ranges),
+        "obstore_new": (put_new, get_whole),
+    }
 
 
 def boto(server: SeaweedFS) -> dict[str, Side]:
@@ -147,6 +155,8 @@ def measure(sides: Mapping[str, Side], nbytes: int, rounds: int) -> dict[str, fl
         median = {side: statistics.median(each) for side, each in seconds.items()}
         best = min(value for side, value in median.items() if side != "ours")
         figures[f"{what}_over_best"] = best / median["ours"]
+        if what == "put":
+            figures["put_over_put_of_new"] = median["obstore_new"] / median["ours"]
         figures[f"{what}_MBps"] = nbytes / median["ours"] / 1e6
         for side, value in median.items():
             if side != "ours":

@@ -32,7 +32,7 @@ def engine_over(place: Any, **overrides: object) -> Rig:
         TierConfig("LocalCPUBackend", 8 * SLOT_BYTES),
         TierConfig(NAME, None, dict(place.options)),
     )
-    seconds = {"storage_timeout_seconds": CALL_SECONDS, "promotion_timeout_seconds": 30.0}
+    seconds = {"storage_timeout_seconds": 20.0, "promotion_timeout_seconds": 30.0}
     return Rig(overrides={"tiers": tiers, **seconds, **overrides})
 
 
@@ -112,7 +112,7 @@ def test_the_second_engine_hits_what_the_first_computed(place: Any) -> None:
 def test_a_frozen_server_costs_one_deadline_then_nothing_and_comes_back(
     s3: Any, server: Any
 ) -> None:
-    with engine_over(s3) as rig:
+    with engine_over(s3, storage_timeout_seconds=CALL_SECONDS) as rig:
         written(rig)
         server.freeze()
         try:

@@ -14,7 +14,7 @@ from tests.net.seaweedfs import BUCKET, SeaweedFS, find_weed
 pytestmark = pytest.mark.vllm
 
 NAME = "object-store"
-CALL_SECONDS = 1.0
+CALL_SECONDS = 3.0
 PATIENCE_SECONDS = 90.0
 
 Serve = Callable[..., Any]

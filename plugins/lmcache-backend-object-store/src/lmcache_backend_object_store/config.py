@@ -83,7 +83,7 @@ class ObjectStoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             description="A frame is put and got in parts of at least so many MiB, several at a "
             "time; one shorter than two parts is moved whole.",
         ),
-    ] = 8
+    ] = 16
     requests: Annotated[
         int, Meta(ge=1, le=1024, description="Most requests of one call at a time.")
     ] = 32

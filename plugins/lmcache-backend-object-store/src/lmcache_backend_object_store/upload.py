@@ -11,10 +11,6 @@ from lmcache_backend_object_store.bucket import Bucket
 from lmcache_backend_object_store.failures import is_full, is_refused
 from lmcache_core.api import PutStatus
 
-ASK_FIRST_BYTES = 4 << 20
-"""A longer frame is asked for before it is sent, because to be told that it is there already
-takes sending all of it."""
-
 _RELEASE_POLL_SECONDS = 0.0002
 
 
@@ -48,8 +44,8 @@ class Upload:
             BaseError: What the store could not be made to do.
             FileNotFoundError: There is no such bucket.
         """
-        nbytes = sum(part.nbytes for part in self._parts)
-        asks = nbytes > ASK_FIRST_BYTES or not self._creates
+        # What stores cannot do on condition is asked before, and may be overtaken.
+        asks = len(self._parts) > 1 or not self._creates
         try:
             if asks and await bucket.head(self._name):
                 return PutStatus.PRESENT
