@@ -15,9 +15,12 @@ from lmcache_core.testing import DictBackend, DictConfig, DictStore, FaultyBacke
 from tests.engine.rig import FRAME_BYTES, SLOT_BYTES, Rig, storage_spec
 from tests.engine.test_pins import ask
 from tests.engine.test_storage_tier import LONG, flood, settle, settle_reads
+from tests.net.redis_servers import RedisServer, need_redis
 
-DISK = PluginRegistry.discover().backend("LocalDiskBackend")
+REGISTRY = PluginRegistry.discover()
+DISK = REGISTRY.backend("LocalDiskBackend")
 ORDERS = [("dict", "disk"), ("disk", "dict"), ("disk", "disk2"), ("dict", "dict2")]
+SHARED = [("server", "disk"), ("disk", "server"), ("folder", "disk"), ("disk", "folder")]
 
 CHUNKS = 16
 
@@ -47,19 +50,31 @@ class Stores:
         self.order = order
         self.frames = {name: DictStore() for name in order}
         self.planted: dict[str, FaultyBackend] = {}
+        self.server = None
 
     def spec(self, name):
+        kind, options = self.kind(name)
+
         def make(_config, context):
-            if name.startswith("dict"):
+            if kind is DictBackend:
                 good = DictBackend(DictConfig(), context, self.frames[name])
             else:
-                options = {"path": str(self.folder / name)}
-                good = DISK.load()(plugin_section(DISK.config, options, name), context)
+                good = kind.load()(plugin_section(kind.config, options, name), context)
             self.planted[name] = FaultyBackend(good)
             return self.planted[name]
 
-        kind = DictBackend if name.startswith("dict") else DISK
         return storage_spec(name, make, kind.capabilities)
+
+    def kind(self, name):
+        """What is under a tier, and how that is configured."""
+        if name.startswith("disk"):
+            return DISK, {"path": str(self.folder / name)}
+        if name == "folder":
+            (self.folder / name).mkdir(exist_ok=True)
+            return REGISTRY.backend("object-store"), {"url": f"file://{self.folder / name}"}
+        if name == "server":
+            return REGISTRY.backend("redis"), {"url": self.server.url}
+        return DictBackend, {}
 
     @contextmanager
     def engine(self, **chunks) -> Iterator[Rig]:
@@ -170,3 +185,52 @@ def test_a_store_that_hangs_costs_one_wait_and_not_the_other_tier(stores):
 def test_a_fault_has_a_message():
     with pytest.raises(BackendError, match="planted"):
         FAULTS["does not answer"]().answer(None)
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory):
+    need_redis()
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(params=SHARED, ids="-over-".join)
+def shared(request, tmp_path):
+    stores = Stores(tmp_path, request.param)
+    if "server" in request.param:
+        stores.server = request.getfixturevalue("redis")
+        stores.server.client().flushall()
+    return stores
+
+
+def test_a_shared_store_gives_back_what_it_was_given_wherever_it_is(shared):
+    with shared.engine() as rig:
+        rig.serve(LONG)
+        settle(rig)
+        away(rig)
+        forget_disk(rig)
+        assert rig.serve(LONG) == len(LONG) - 1, "promoted, every byte compared"
+    with shared.engine() as rig:
+        forget_disk(rig)
+        assert rig.serve(LONG) == len(LONG) - 1
+
+
+@pytest.mark.parametrize("fault", ["does not answer", "truncates", "flips a bit of the payload"])
+def test_a_faulty_shared_store_serves_nothing_false_wherever_it_is(shared, fault):
+    (name,) = set(shared.order) - {"disk"}
+    with shared.engine() as rig:
+        rig.serve(LONG)
+        settle(rig)
+        away(rig)
+        forget_disk(rig)
+        shared.planted[name].fault = FAULTS[fault]()
+        assert rig.serve(LONG) < len(LONG) - 1, "the fault was not planted"
+        settle(rig)
+        settle_reads(rig)
+
+
+def forget_disk(rig):
+    """Let only the other of the two stores have what was served."""
+    tiers = rig.engine.tiers
+    tiers.drop("disk", tiers.keys("disk"), force=True)
+    settle(rig)
