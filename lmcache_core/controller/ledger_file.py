@@ -221,6 +221,8 @@ def _why(path: Path, error: sqlite3.Error) -> ConfigError:
             "is in use by another controller; end that one, or give this one a ledger of its own "
             "with --ledger FILE, or --ledger none for pins that no restart survives",
         )
+    if code == sqlite3.SQLITE_FULL:
+        return _unusable(path, "lies on a disk that is full; make room on it")
     if code in _DAMAGED:
         return damaged(path, str(error))
     return _unusable(path, f"cannot be used: {error}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -348,3 +349,41 @@ def test_a_ledger_that_cannot_be_written_refuses_and_recovers(
         restart(own_controller)
         ids = [pin["pin_id"] for pin in own_controller.client.get("/v1/pins").json()["pins"]]
         assert ids == ["during"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 512 KiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system may be mounted here")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=30)
+
+
+def test_a_full_disk_refuses_with_507_and_loses_nothing(tmp_path: Path, small_disk: Path) -> None:
+    ledger = small_disk / "pins.sqlite"
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(128 << 10))
+    with (
+        ControllerProcess(tmp_path / "log", "--ledger", str(ledger)) as controller,
+        controller.peer() as peer,
+    ):
+        tokens = list(range(5000))
+        acknowledged = set()
+        statuses = set()
+        for number in range(60):
+            answer = put(controller, peer, f"pin{number}", tokens=[number, *tokens])
+            statuses.add(answer.status_code)
+            if answer.is_success:
+                acknowledged.add(f"pin{number}")
+        assert statuses == {201, 507}
+        assert "is full; make room" in answer.json()["detail"]
+        assert len(acknowledged) > 3
+        filler.unlink()
+        eventually(lambda: put(controller, peer, "last").status_code == 201)
+        restart(controller)
+        listed = controller.client.get("/v1/pins").json()["pins"]
+        assert acknowledged | {"last"} <= {pin["pin_id"] for pin in listed}

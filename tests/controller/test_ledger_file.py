@@ -47,6 +47,15 @@ def test_what_is_written_is_there_when_it_is_opened_again(path: Path) -> None:
     assert kept(path, "jobs") == {"a": b"3"}
 
 
+def test_every_commit_is_synced(path: Path) -> None:
+    """A killed process loses no page, so that no kill would show that it is not."""
+    file = LedgerFile.open(path)
+    full = 2
+    assert file._connection.execute("PRAGMA synchronous").fetchone() == (full,)
+    assert file._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    file.close()
+
+
 def test_it_is_the_owners_alone(path: Path) -> None:
     """Token ids are prompts."""
     LedgerFile.open(path).close()
