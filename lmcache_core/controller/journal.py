@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -28,6 +30,20 @@ CLOSE_SECONDS = 5.0
 Failure = LedgerFullError | LedgerUnavailableError
 RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 Source = Callable[[str], msgspec.Struct | None]
+
+
+class Batch(NamedTuple):
+    """What one commit writes.
+
+    Attributes:
+        names: Tables and keys.
+        changes: The records of that time.
+        began: Monotonic time.
+    """
+
+    names: dict[tuple[str, str], None]
+    changes: list[Change]
+    began: float
 
 
 class Journal:
@@ -58,7 +74,8 @@ class Journal:
         self._gathering: asyncio.Future[Failure | None] | None = None
         self._writing: asyncio.Future[Failure | None] | None = None
         self._alarm: asyncio.Handle | None = None
-        self._thread = ThreadPoolExecutor(1, "lmcache-ledger") if file is not None else None
+        self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
         self.commits = 0
         self.seconds = 0.0
         self.failures = 0
@@ -135,7 +152,7 @@ class Journal:
 
     async def close(self) -> None:
         """Write what is left, within a bound, and let go of the file; idempotent."""
-        if self._file is None or self._thread is None:
+        if self._file is None:
             return
         try:
             await self.synced(Deadline(CLOSE_SECONDS))
@@ -143,9 +160,11 @@ class Journal:
             log.warning("ledger.left_unwritten", records=len(self._names), reason=str(error))
         if self._alarm is not None:
             self._alarm.cancel()
-        stuck = self._writing is not None
-        self._thread.shutdown(wait=not stuck)
-        if not stuck:
+        self._batches.put(None)
+        # A commit that is stuck in the kernel keeps the thread, and the file.
+        if self._writing is None:
+            if self._thread is not None:
+                self._thread.join(CLOSE_SECONDS)
             self._file.close()
         self._file = self._thread = None
 
@@ -160,17 +179,27 @@ class Journal:
     def _begin(self) -> None:
         """Hand what has gathered to the thread."""
         self._alarm = None
-        if self._file is None or self._thread is None or self._writing or not self._names:
+        if self._file is None or self._writing or not self._names:
             return
         loop = asyncio.get_running_loop()
+        if self._thread is None:
+            # With an executor a commit takes the processor 0.2 ms longer, by measurement.
+            self._thread = threading.Thread(
+                target=self._run, args=(self._file, loop), name="lmcache-ledger", daemon=True
+            )
+            self._thread.start()
         names, self._names = self._names, {}
-        changes = [Change(table, key, self._record(table, key)) for table, key in names]
         self._writing = self._gathering or loop.create_future()
         self._gathering, self._hurried = None, False
-        began = time.monotonic()
-        loop.run_in_executor(self._thread, self._write, self._file, changes).add_done_callback(
-            lambda commit: self._end(names, began, commit.result())
-        )
+        changes = [Change(table, key, self._record(table, key)) for table, key in names]
+        self._batches.put(Batch(names, changes, time.monotonic()))
+
+    def _run(self, file: LedgerFile, loop: asyncio.AbstractEventLoop) -> None:
+        """Be the thread that writes."""
+        while (batch := self._batches.get()) is not None:
+            failure = self._write(file, batch.changes)
+            with contextlib.suppress(RuntimeError):  # The loop has ended without a close.
+                loop.call_soon_threadsafe(self._end, batch, failure)
 
     def _record(self, table: str, key: str) -> bytes | None:
         record = self._sources[table](key)
@@ -187,21 +216,19 @@ class Journal:
             return unwritable(file.path, f"{type(error).__name__}: {error}")
         return None
 
-    def _end(
-        self, names: dict[tuple[str, str], None], began: float, failure: Failure | None
-    ) -> None:
+    def _end(self, batch: Batch, failure: Failure | None) -> None:
         """A commit has ended."""
         written, self._writing = self._writing, None
         if failure is None:
             self.commits += 1
-            self.seconds += time.monotonic() - began
+            self.seconds += time.monotonic() - batch.began
             if self.failure is not None:
                 log.info("ledger.recovered")
         else:
             self.failures += 1
-            log.error("ledger.not_written", records=len(names), reason=str(failure))
+            log.error("ledger.not_written", records=len(batch.names), reason=str(failure))
             # They stay to be written, as they will be then.
-            self._names = names | self._names
+            self._names = batch.names | self._names
         self.failure = failure
         if written is not None and not written.done():
             written.set_result(failure)

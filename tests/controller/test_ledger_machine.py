@@ -192,8 +192,9 @@ class LedgerMachine(RuleBasedStateMachine):
             journal._alarm.cancel()
         assert journal._writing is None
         assert journal._file is not None
-        assert journal._thread is not None
-        journal._thread.shutdown()
+        journal._batches.put(None)
+        if journal._thread is not None:
+            journal._thread.join()
         journal._file._connection.close()
 
     # -- what must hold --------------------------------------------------
