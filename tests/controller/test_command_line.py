@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lmcache_core.config.controller import ControllerConfig, load_controller_config
+from lmcache_core.config.controller import (
+    ControllerConfig,
+    load_client_config,
+    load_controller_config,
+)
 from lmcache_core.errors import ConfigError
 from tests.controller.controller_process import COMMAND, ControllerProcess, clean_environment
 from tests.controller.engine_peer import eventually
@@ -52,6 +56,7 @@ def test_both_names_of_the_command_take_the_same_flags() -> None:
         "--monitor-ports",
         "--token-file",
         "--insecure",
+        "--ledger",
         "--log-level",
         "--config",
     ):
@@ -189,3 +194,33 @@ def test_anything_else_does(host: str) -> None:
         load_controller_config(file=None, environ={}, flags={"host": host})
     environ = {"LMCACHE_CONTROLLER_TOKEN": "long enough"}
     assert load_controller_config(file=None, environ=environ, flags={"host": host}).token
+
+
+def test_the_ledger_is_where_it_is_told_to_be(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def path(**environ: str) -> Path | None:
+        return load_controller_config(file=None, environ=environ, flags={}).ledger_path
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    assert path() == tmp_path / ".local" / "state" / "lmcache" / "pins.sqlite"
+    monkeypatch.setenv("XDG_STATE_HOME", "/somewhere")
+    assert path() == Path("/somewhere/lmcache/pins.sqlite")
+    assert path(LMCACHE_CONTROLLER_LEDGER="~/my.sqlite") == tmp_path / "my.sqlite"
+    assert path(LMCACHE_CONTROLLER_LEDGER="none") is None
+    assert path(LMCACHE_CONTROLLER_LEDGER=":memory:") is None
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:9000"),
+        ("0.0.0.0", "http://127.0.0.1:9000"),
+        ("::", "http://[::1]:9000"),
+        ("node7", "http://node7:9000"),
+    ],
+)
+def test_a_client_finds_the_controller_by_the_controllers_own_keys(host: str, url: str) -> None:
+    config = load_client_config(environ={"LMCACHE_CONTROLLER_HOST": host}, flags={})
+    assert config.url == url
