@@ -111,7 +111,7 @@ def clear(
         "location": location,
         "force": force,
         "timeout_s": client.timeout_seconds,
-        **(fields if everything else required(fields)),
+        **(fields if everything else required(fields, "--all")),
     }
     answer = client.ask("POST", "/clear", body).document
     if as_json:

@@ -16,7 +16,7 @@ import click
 
 from lmcache_core.cli.lazy import RefusedByControllerError
 from lmcache_core.config.controller import load_client_config
-from lmcache_core.errors import LMCacheError
+from lmcache_core.errors import ConfigError, LMCacheError
 
 GRACE_SECONDS = 5.0
 """How much longer than the controller may take its answer is waited for."""
@@ -61,6 +61,9 @@ class ControllerClient:
         Raises:
             ConfigError: One of them is wrong.
         """
+        if url is not None and not url.startswith(("http://", "https://")):
+            message = f"--url {url!r} is no address; write for example http://127.0.0.1:9000"
+            raise ConfigError(message)
         config = load_client_config(environ=os.environ, flags={"token_file": token_file})
         return cls(url or config.url, config.token, timeout or config.timeout_seconds)
 

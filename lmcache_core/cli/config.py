@@ -26,7 +26,7 @@ from lmcache_core.errors import UnknownNameError
 from lmcache_core.plugins import PluginRegistry
 
 Part = tuple[Callable[[str], PluginSpec[Any]], str, dict[str, Any]]
-"""How to find a plugin, its name and its section."""
+"""How to find a plugin, what it is asked for by, and its section."""
 
 KEYS = {
     "chunk_size": "chunk_size",
@@ -91,17 +91,21 @@ def schema() -> None:
 def _missing_plugins(config: EngineConfig) -> list[str]:
     """Check the sections of the plugins that are here; name those that are not."""
     registry = PluginRegistry.discover()
-    missing: list[str] = []
+    parts: list[Part] = []
     for tier in config.tiers:
-        parts: list[Part] = [(registry.backend, tier.backend, tier.options)]
+        parts.append((registry.backend, tier.backend, tier.options))
         parts += [(registry.serde, serde.name, serde.options) for serde in tier.serdes]
-        for find, name, options in parts:
-            try:
-                spec = find(name)
-            except UnknownNameError as error:
-                missing.append(str(error))
-            else:
-                plugin_section(spec.config, options, f"{spec.kind} {spec.name}")
+    parts.append((registry.eviction_policy, config.cache_policy, {}))
+    if config.controller_url is not None:
+        parts.append((registry.transport, config.controller_url, {}))
+    missing: list[str] = []
+    for find, name, options in parts:
+        try:
+            spec = find(name)
+        except UnknownNameError as error:
+            missing.append(str(error))
+        else:
+            plugin_section(spec.config, options, f"{spec.kind} {spec.name}")
     return missing
 
 

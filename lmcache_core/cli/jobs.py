@@ -10,6 +10,7 @@ from urllib.parse import quote
 import click
 
 from lmcache_core.cli.client import ControllerClient, controller_options, show
+from lmcache_core.cli.prompt import InputError
 from lmcache_core.cli.table import table
 
 HEADINGS = ("EVENT", "STATE", "STARTED", "SECONDS", "TOKENS", "ENGINES", "DETAIL")
@@ -35,6 +36,8 @@ def jobs(
     as_json: bool,
 ) -> None:
     """List the latest jobs, or show EVENT; ends with 1 where that is not done."""
+    if event is None and wait:
+        raise InputError("say which: --wait waits for one EVENT")
     if event is None:
         query = {"operation": operation, "state": state, "limit": limit}
         found = client.ask("GET", "/v1/jobs", query=query).document["jobs"]

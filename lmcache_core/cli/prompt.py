@@ -72,14 +72,19 @@ def prompt_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def required(fields: dict[str, Any]) -> dict[str, Any]:
+def required(fields: dict[str, Any], *others: str) -> dict[str, Any]:
     """Make sure that tokens are named.
+
+    Args:
+        fields: What the options of a prompt have given.
+        others: Options of the command that would do instead, for the message.
 
     Raises:
         InputError: They are not.
     """
     if not fields.keys() & {"tokens", "prompt", "messages"}:
-        message = "say of what: give --tokens, --prompt or --messages"
+        *first, last = ("--tokens", "--prompt", "--messages", *others)
+        message = f"say of what: give {', '.join(first)} or {last}"
         raise InputError(message)
     return fields
 

@@ -107,7 +107,10 @@ IGNORED: dict[str, str] = {
     **_because(
         "chunks are announced where vLLM's --kv-events-config asks for it", "enable_kv_events"
     ),
-    **_because("a disk tier is one folder per instance", "local_disk_path_sharding"),
+    **_because(
+        "a disk tier spreads its frames over all folders that local_disk names",
+        "local_disk_path_sharding",
+    ),
     **_because("the garbage collector is the host's own business", "py_enable_gc"),
     **_because("it is a detail of a feature that is refused", "app_id", "blend_check_layers"),
     **_because(

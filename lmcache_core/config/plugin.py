@@ -13,6 +13,8 @@ from lmcache_core.errors import ConfigError
 
 SectionT = TypeVar("SectionT", bound=msgspec.Struct)
 
+_MISSING = re.compile(r"^Object missing required field `(?P<key>[^`]*)`$")
+
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 
 
@@ -37,6 +39,9 @@ def plugin_section(config: type[SectionT], options: Mapping[str, Any], where: st
     try:
         return msgspec.convert(dict(options), config)
     except msgspec.ValidationError as error:
+        if missing := _MISSING.match(str(error)):
+            message = f"{where} needs the key {missing['key']!r}, which is not given"
+            raise ConfigError(message, key=missing["key"]) from error
         match = _PATH.match(str(error))
         what, path = (match["what"], match["path"]) if match else (str(error), None)
         label = f"{where}, key {path!r}" if path else where

@@ -132,7 +132,7 @@ class EngineSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         str | None,
         Meta(
             description="Address of a shared store below the others: `redis://`, `rediss://`, "
-            "`valkey://`, `s3://`, `gs://`, `az://`."
+            "`valkey://`, `resp://`, `s3://`, `gs://`, `az://`."
         ),
     ] = None
     remote_serde: Annotated[

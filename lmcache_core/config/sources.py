@@ -19,6 +19,7 @@ FOREIGN_VARIABLES = (
     "LMCACHE_CONNECTOR_TAKEOVER",
     "LMCACHE_PLUGINS_BLOCKED",
     "LMCACHE_PLUGINS_STRICT",
+    "LMCACHE_TRACE_PLUGINS",
 )
 """Variables that are read elsewhere and are no configuration keys."""
 
@@ -48,7 +49,10 @@ def from_file(path: Path) -> dict[str, Given]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        message = f"there is no configuration file {path}; correct {FILE_VARIABLE} or make the file"
+        message = (
+            f"there is no configuration file {path}; correct the name ({FILE_VARIABLE}, where it "
+            "is taken from there) or make the file"
+        )
         raise ConfigError(message) from error
     except (OSError, UnicodeDecodeError) as error:
         message = f"the configuration file {path} cannot be read: {error}"

@@ -74,7 +74,9 @@ class LedgerFile:
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
         except (OSError, sqlite3.Error) as error:
-            raise _unusable(path, f"cannot be opened: {error}") from error
+            raise _unusable(
+                path, f"cannot be opened: {error}; name another file with --ledger"
+            ) from error
         try:
             _prepare(path, connection)
             return cls(path, connection)

@@ -153,7 +153,7 @@ class Move:
 
         target = self._target
         if not isinstance(target, StorageTier) or not self._tiers.geometry.may_leave(entry.tokens):
-            # A tail whose last block is not full never leaves host memory.
+            # Behind the last token of such a tail may lie what is another tenant's.
             done()
         elif not target.write(entry, self._tiers.frame(entry), done):
             done()

@@ -79,6 +79,20 @@ def test_a_backend_that_is_not_installed_is_a_note(check) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("cache_policy: lru2", "note: unknown eviction policy 'lru2'"),
+        ("controller_url: nats://h:1", "note: unknown controller transport 'nats'"),
+    ],
+)
+def test_so_is_a_policy_or_a_transport(check, text: str, words: str) -> None:
+    result = check(text)
+    assert result.exit_code == 0
+    assert words in result.stdout
+    assert "note: unknown" not in check("cache_policy: lru\nenable_controller: true").stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
         ("chunk_sise: 3", "did you mean 'chunk_size'?"),
         ("chunk_size: 256k", "no whole number"),
         ("enable_p2p: true", "enable_p2p is refused"),

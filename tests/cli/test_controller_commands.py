@@ -199,7 +199,10 @@ def test_a_running_job_is_waited_for(
         (["unpin"], 2, "names of pins"),
         (["unpin", "none"], 1, "unknown pin"),
         (["move", "--from", "x", "--to", "y", "--tokens", "1"], 2, "INSTANCE:LOCATION"),
+        (["clear", *WHERE], 2, "--tokens, --prompt, --messages or --all"),
         (["jobs", "none"], 1, "unknown event"),
+        (["jobs", "--wait"], 2, "one EVENT"),
+        (["pins", "--url", "localhost:9000"], 2, "write for example http://"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_a_status(
@@ -228,4 +231,3 @@ def test_where_nobody_answers_it_says_what_to_do() -> None:
     assert result.exit_code == 2
     assert "lmcache controller serve" in result.stderr
     assert "--url" in result.stderr
-    assert CliRunner().invoke(main, ["pins", "--url", "nonsense"]).exit_code == 2

@@ -38,7 +38,7 @@ def test_a_good_section() -> None:
     [
         ({"paths": "/a"}, "paths", "has no key 'paths'; did you mean 'path'?"),
         ({"path": "/a", "xyz": 1}, "xyz", "known are boards, depth, path"),
-        ({}, None, "missing required field `path`"),
+        ({}, "path", "needs the key 'path'"),
         ({"path": 3}, "path", "expected `str`, got `int`"),
         ({"path": "/a", "depth": 0}, "depth", ">= 1"),
         ({"path": "/a", "depth": "2"}, "depth", "expected `int`, got `str`"),

@@ -233,6 +233,7 @@ def test_variables_of_others_are_left_alone() -> None:
         "LMCACHE_CONTROLLER_TOKEN": "secret",
         "LMCACHE_PLUGINS_BLOCKED": "x",
         "LMCACHE_PLUGINS_STRICT": "1",
+        "LMCACHE_TRACE_PLUGINS": "1",
         "HOME": "/",
     }
     assert load_engine_config(environ=environ).notices == ()

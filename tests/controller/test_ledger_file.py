@@ -177,5 +177,5 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be opened"):
         LedgerFile.open(tmp_path / "file" / "pins.sqlite")
-    with pytest.raises(ConfigError, match="cannot be opened"):
+    with pytest.raises(ConfigError, match="name another file with --ledger"):
         LedgerFile.open(tmp_path)

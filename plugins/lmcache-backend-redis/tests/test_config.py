@@ -48,7 +48,7 @@ def test_credentials_in_an_address() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "missing required field `url`"),
+        ({}, "needs the key 'url'"),
         ({"url": "localhost:6379"}, "it takes redis://"),
         ({"url": "http://secret@host"}, "begins with 'http'; it takes redis://"),
         ({"url": "redis://"}, "names no host"),

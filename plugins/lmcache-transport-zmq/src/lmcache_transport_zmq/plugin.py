@@ -24,7 +24,7 @@ def lmcache_register_controller_transports() -> Sequence[TransportSpec]:
     return [
         TransportSpec(
             name="zmq",
-            summary="Engines and controller over ZeroMQ, MessagePack frames",
+            summary="engines and controller over ZeroMQ, MessagePack frames",
             load=load,
             schemes=("tcp",),
         )
