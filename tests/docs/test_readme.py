@@ -15,7 +15,15 @@ from tests.docs.blocks import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
+LINKED = [
+    *PAGES,
+    ROOT / "CHANGELOG.md",
+    ROOT / "csrc" / "README.md",
+    *sorted(ROOT.glob("plugins/*/*.md")),
+    *sorted(ROOT.glob("examples/*/*.md")),
+]
+LINK = re.compile(r"\]\(\s*(?!https?:)([^)#\s]*)(?:#([^)\s]*))?\s*\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 MADE_BY_HAND = {"tiny-llama", ".venv/bin/activate"}
 
 
@@ -66,10 +74,19 @@ def test_every_file_named_in_a_command_exists() -> None:
                 assert (ROOT / path).exists(), f"{page.name} names {path}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    headings = HEADING.findall(page.read_text())
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page: Path) -> None:
-    for target in LINK.findall(page.read_text()):
-        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    for target, anchor in LINK.findall(page.read_text()):
+        there = page.parent / target if target else page
+        assert there.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor in anchors(there), f"{page.name} links to {target}#{anchor}"
 
 
 def test_every_page_is_in_the_index() -> None:
