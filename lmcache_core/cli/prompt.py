@@ -132,10 +132,10 @@ def _token_ids(text: str) -> list[int]:
         if text.startswith(("[", "{")):
             found = json.loads(text)
             found = found["tokens"] if isinstance(found, dict) else found
-            if all(type(token) is int for token in found):
-                return list(found)
         else:
-            return [int(word) for word in _SEPARATORS.split(text) if word]
+            found = [int(word) for word in _SEPARATORS.split(text) if word]
+        if found and all(type(token) is int for token in found):
+            return list(found)
     except (ValueError, TypeError, KeyError):
         pass
     shown = text if len(text) <= 40 else f"{text[:40]}…"

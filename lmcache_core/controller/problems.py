@@ -100,6 +100,11 @@ _TITLES = {
     "not-cached": "Something that has to be cached is not",
 }
 
+_ROUTING = {
+    404: "there is no such route; GET /schema lists those there are",
+    405: "the route does not take this method; GET /schema lists those that it takes",
+}
+
 
 def problem_of(error: Exception) -> Problem:
     """The problem document of a failure."""
@@ -114,7 +119,7 @@ def problem_of(error: Exception) -> Problem:
                 return _problem(status, name, str(error), available, _facts(error))
     if isinstance(error, HTTPException):
         status = 422 if isinstance(error, ValidationException) else error.status_code
-        return _generic(status, _http_detail(error))
+        return _generic(status, _ROUTING.get(status) or _http_detail(error))
     return _generic(500, "the controller failed; its log says how")
 
 

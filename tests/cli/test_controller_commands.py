@@ -186,6 +186,8 @@ def test_a_running_job_is_waited_for(
         (["lookup"], 2, "--tokens, --prompt or --messages"),
         (["lookup", "--tokens", "1", "--prompt", "a"], 2, "give one of"),
         (["lookup", "--tokens", "1 b"], 2, "no token ids"),
+        (["lookup", "--tokens", " "], 2, "no token ids"),
+        (["lookup", "--tokens", "[]"], 2, "no token ids"),
         (["lookup", "--tokens", "[1.5]"], 2, "no token ids"),
         (["lookup", "--tokens", "@/no/such/file"], 2, "/no/such/file cannot be read"),
         (["lookup", "--messages", "/no/such/file"], 2, "cannot be read"),

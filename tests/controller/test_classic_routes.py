@@ -479,5 +479,9 @@ def test_a_servers_id_means_all_of_its_ranks(controller: ControllerProcess) -> N
 def test_every_route_answers_other_methods_with_a_problem(controller: ControllerProcess) -> None:
     answer = controller.client.get("/pin")
     assert answer.status_code == 405
-    assert json.loads(answer.text)["status"] == 405
-    assert controller.client.get("/nowhere").status_code == 404
+    problem = json.loads(answer.text)
+    assert problem["status"] == 405
+    assert "GET /schema" in problem["detail"]
+    nowhere = controller.client.get("/nowhere")
+    assert nowhere.status_code == 404
+    assert "GET /schema" in nowhere.json()["detail"]
