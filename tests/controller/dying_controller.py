@@ -1,6 +1,7 @@
-"""A controller that is killed at a named point of a named commit.
+"""A controller that is killed at a named point of a named commit, or held up there.
 
-``python -m tests.controller.dying_controller before|after pending|report|release FLAGS``
+``python -m tests.controller.dying_controller before|after|FOLDER pending|report|release FLAGS``:
+with a folder the commit makes a file ``begun`` there and waits for one called ``go``.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from lmcache_core.cli.controller import main
 from lmcache_core.controller.ledger_file import Change, LedgerFile
@@ -25,15 +28,21 @@ def what(changes: Sequence[Change]) -> str | None:
 
 
 def arm(when: str, step: str) -> None:
-    """Kill this process at one point."""
+    """Kill this process at one point, or hold it up."""
     write = LedgerFile.write
 
     def dying(file: LedgerFile, changes: Sequence[Change]) -> None:
-        dies = what(changes) == step
-        if dies and when == "before":
+        meant = what(changes) == step
+        if meant and when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
+        if meant and when != "after":
+            folder = Path(when)
+            (folder / "begun").touch()
+            until = time.monotonic() + 20
+            while not (folder / "go").exists() and time.monotonic() < until:
+                time.sleep(0.01)
         write(file, changes)
-        if dies:
+        if meant and when == "after":
             os.kill(os.getpid(), signal.SIGKILL)
 
     LedgerFile.write = dying  # type: ignore[method-assign]

@@ -10,13 +10,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from lmcache_core.api.messages import PinCommand
+from lmcache_core.api.messages import PinCommand, UnpinCommand
 from tests.controller.controller_process import (
     COMMAND,
     ControllerProcess,
@@ -185,6 +187,32 @@ def test_a_controller_killed_at_any_step_leaves_what_was_acknowledged(
         else:
             eventually(lambda: not peer.held)
             assert controller.client.get("/v1/pins").json()["pins"] == []
+
+
+def test_rule_7_engines_are_told_once_it_is_on_the_disk_and_callers_once_all_is(
+    tmp_path: Path,
+) -> None:
+    for step, kind in (("pending", PinCommand), ("release", UnpinCommand)):
+        folder = tmp_path / step
+        folder.mkdir()
+        with dying(folder, str(folder), step) as controller, controller.peer() as peer:
+            peer.cache(PROMPT)
+            if step == "release":
+                assert put(controller, peer, "pin").status_code == 201
+            ask = partial(put, controller, peer, "pin")
+            if step == "release":
+                ask = partial(controller.client.delete, "/v1/pins/pin")
+            with ThreadPoolExecutor(1) as pool:
+                answer = pool.submit(ask)
+                eventually((folder / "begun").exists)
+                # The engine answers this after all that it was asked before; the loop is free.
+                with httpx.Client(base_url=controller.url) as other:
+                    other.post("/health", json={"instance_id": "peer"}).raise_for_status()
+                assert not peer.asked(kind)
+                assert not answer.done()
+                (folder / "go").touch()
+                assert answer.result().is_success
+            assert peer.asked(kind)
 
 
 class Oracle:
