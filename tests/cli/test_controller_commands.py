@@ -174,6 +174,8 @@ def test_a_running_job_is_waited_for(
     (job,) = eventually(
         lambda: controller.client.get("/v1/jobs", params={"state": "running"}).json()["jobs"]
     )
+    far = controller.post("/check_finish", event_id=job["event_id"]).json()
+    assert far == {"status": "running", "asked": 1, "answered": 0}
     threading.Timer(0.4, go_on.set).start()
     shown = lmcache("jobs", job["event_id"], "--wait", "--json")
     clearing.join()

@@ -18,6 +18,7 @@ from typing import Any, Self
 import msgspec
 
 from lmcache_core.api.messages import (
+    Adopted,
     ClearCommand,
     Command,
     Events,
@@ -75,6 +76,7 @@ class EnginePeer:
         before_reply: Called with each command before it is answered.
         commands: What was asked, in order.
         held: Pins by id.
+        adopted: Versions of pins of requests that the ledger has acknowledged.
         refused: Reasons the controller gave for refusing this engine.
         welcomes: How often it was welcomed.
     """
@@ -106,6 +108,7 @@ class EnginePeer:
         self.tells_facts = False
         self.commands: list[Command] = []
         self.held: dict[str, PinRequest] = dict(held)
+        self.adopted: dict[str, int] = {}
         self.refused: list[str] = []
         self.welcomes = 0
         self.snapshots = 0
@@ -226,6 +229,8 @@ class EnginePeer:
             self._next_register = 0.0
         elif isinstance(message, WantSnapshot):
             self._send_snapshot()
+        elif isinstance(message, Adopted):
+            self.adopted |= message.versions
         elif isinstance(message, Refused) and message.incarnation == self.incarnation:
             self.refused.append(message.reason)
         elif isinstance(message, Welcome) and message.incarnation == self.incarnation:

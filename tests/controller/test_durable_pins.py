@@ -18,7 +18,9 @@ from typing import Any
 import httpx
 import pytest
 
-from lmcache_core.api.messages import PinCommand, UnpinCommand
+from lmcache_core.api.messages import Heartbeat, PinCommand, UnpinCommand
+from lmcache_core.api.pins import PinReport, PinRequest, PinState
+from lmcache_core.keys import tokens_to_bytes
 from tests.controller.controller_process import (
     COMMAND,
     ControllerProcess,
@@ -213,6 +215,37 @@ def test_rule_7_engines_are_told_once_it_is_on_the_disk_and_callers_once_all_is(
                 (folder / "go").touch()
                 assert answer.result().is_success
             assert peer.asked(kind)
+
+
+def test_a_pin_of_a_request_is_acknowledged_once_it_is_on_the_disk(tmp_path: Path) -> None:
+    with dying(tmp_path, str(tmp_path), "pending") as controller, controller.peer() as peer:
+        request = PinRequest(
+            pin_id="own", version=5, location=MEMORY, tokens=tokens_to_bytes(PROMPT), ttl_seconds=60
+        )
+        report = PinReport(
+            pin_id="own",
+            version=5,
+            state=PinState.PENDING,
+            tokens_asked=len(PROMPT),
+            tokens_pinned=0,
+            local=True,
+        )
+        peer.send(
+            Heartbeat(
+                instance_id="peer",
+                incarnation=peer.incarnation,
+                sequence=peer.sequence,
+                pins=(report,),
+                pin_requests=(request,),
+            )
+        )
+        eventually((tmp_path / "begun").exists)
+        controller.post("/health", instance_id="peer").raise_for_status()
+        assert peer.adopted == {}
+        (tmp_path / "go").touch()
+        eventually(lambda: peer.adopted == {"own": 5})
+        restart(controller)
+        assert shown(controller, "own")["version"] == 5
 
 
 class Oracle:

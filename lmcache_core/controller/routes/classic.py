@@ -18,7 +18,7 @@ from lmcache_core.controller import hosts
 from lmcache_core.controller.commands import CommandT
 from lmcache_core.controller.engine_record import EngineRecord
 from lmcache_core.controller.failures import EngineRefusedError, FieldError
-from lmcache_core.controller.jobs import Job
+from lmcache_core.controller.jobs import Job, JobState
 from lmcache_core.controller.pin_row import PinContent, Place, classic_pin_id
 from lmcache_core.controller.plane import ControlPlane
 from lmcache_core.controller.problems import responses
@@ -170,7 +170,10 @@ class ClassicRoutes(Controller):
         self, plane: ControlPlane, data: bodies.CheckFinishBody
     ) -> bodies.StatusAnswer:
         """Say how far an operation is."""
-        return bodies.StatusAnswer(plane.jobs.get(data.event_id).state.value)
+        job = plane.jobs.get(data.event_id)
+        if job.state is JobState.RUNNING:
+            return bodies.StatusAnswer(job.state.value, job.asked, job.answered)
+        return bodies.StatusAnswer(job.state.value)
 
     @post("/query_instance", status_code=200, responses=ASKS)
     async def query_instance(

@@ -129,9 +129,17 @@ class HealthAnswer(msgspec.Struct, frozen=True):
 
 
 class StatusAnswer(msgspec.Struct, frozen=True):
-    """``running``, ``done`` or ``failed``."""
+    """How far an operation is.
+
+    Attributes:
+        status: ``running``, ``done``, ``failed`` or ``unknown``.
+        asked: Engines that it waits for, while it is running.
+        answered: Those of them that are done.
+    """
 
     status: str
+    asked: int | msgspec.UnsetType = msgspec.UNSET
+    answered: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class InstanceAnswer(msgspec.Struct, frozen=True):
