@@ -5,7 +5,16 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 
+from lmcache_core.api.pins import Renew
+from lmcache_core.controller.pin_row import PinRow
+
 MIN_ENDS = 1024
+
+EXPIRED_KEPT_SECONDS = 3600.0
+"""An expired pin is shown as such for so long."""
+
+ON_HIT_GRACE_SECONDS = 15.0
+"""How long the report of a hit that renewed a pin may be on its way: three heartbeats."""
 
 
 class Ends:
@@ -35,3 +44,13 @@ class Ends:
         """Keep these times and no others."""
         self._heap = list(ends)
         heapq.heapify(self._heap)
+
+
+def due_at(row: PinRow) -> float | None:
+    """When something is to happen to a row: it ends, or is forgotten."""
+    if row.expires_at is None:
+        return None
+    if row.ended:
+        return row.expires_at + EXPIRED_KEPT_SECONDS
+    grace = ON_HIT_GRACE_SECONDS if row.content.renew is Renew.ON_HIT else 0.0
+    return row.expires_at + grace

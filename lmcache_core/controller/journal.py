@@ -188,10 +188,10 @@ class Journal:
                 target=self._run, args=(self._file, loop), name="lmcache-ledger", daemon=True
             )
             self._thread.start()
+        changes = [Change(table, key, self._record(table, key)) for table, key in self._names]
         names, self._names = self._names, {}
         self._writing = self._gathering or loop.create_future()
         self._gathering, self._hurried = None, False
-        changes = [Change(table, key, self._record(table, key)) for table, key in names]
         self._batches.put(Batch(names, changes, time.monotonic()))
 
     def _run(self, file: LedgerFile, loop: asyncio.AbstractEventLoop) -> None:

@@ -14,7 +14,7 @@ from sortedcontainers import SortedDict
 
 from lmcache_core.api.deadline import Deadline
 from lmcache_core.api.pins import PinReport, PinRequest, PinState, Renew
-from lmcache_core.controller.ends import Ends
+from lmcache_core.controller.ends import EXPIRED_KEPT_SECONDS, Ends, due_at
 from lmcache_core.controller.failures import LedgerFullError
 from lmcache_core.controller.journal import Journal
 from lmcache_core.controller.ledger_clock import LedgerClock
@@ -48,12 +48,6 @@ a registration that is longer than a frame would never arrive."""
 
 MAX_AWAY = 256
 """Instances of a namespace that are remembered of a pin after they went."""
-
-EXPIRED_KEPT_SECONDS = 3600.0
-"""An expired pin is shown as such for so long."""
-
-ON_HIT_GRACE_SECONDS = 15.0
-"""How long the report of a hit that renewed a pin may be on its way: three heartbeats."""
 
 
 class Ledger:
@@ -290,7 +284,7 @@ class Ledger:
         ended: list[PinRow] = []
         for pin_id in self._ends.due(now):
             row = self._rows.get(pin_id)
-            due = None if row is None else _due(row)
+            due = None if row is None else due_at(row)
             if row is None or due is None:
                 continue
             if due > now:
@@ -410,14 +404,14 @@ class Ledger:
             self._by_instance[instance_id].add(row.pin_id)
             if not row.ended:
                 self._unsettled[instance_id].add(row.pin_id)
-        if (due := _due(row)) is not None:
+        if (due := due_at(row)) is not None:
             self._ends.add(due, row.pin_id)
         if self._ends.is_stale(len(self._rows)):
             self._count_ends()
 
     def _count_ends(self) -> None:
         rows = self._rows.items()
-        self._ends.replace((due, i) for i, row in rows if (due := _due(row)) is not None)
+        self._ends.replace((due, i) for i, row in rows if (due := due_at(row)) is not None)
 
     def _drop(self, row: PinRow) -> None:
         del self._rows[row.pin_id]
@@ -450,13 +444,3 @@ class Ledger:
                 used_bytes=self._bytes - freed,
                 limit_bytes=self._max_bytes,
             )
-
-
-def _due(row: PinRow) -> float | None:
-    """When something is to happen to a row: it ends, or is forgotten."""
-    if row.expires_at is None:
-        return None
-    if row.ended:
-        return row.expires_at + EXPIRED_KEPT_SECONDS
-    grace = ON_HIT_GRACE_SECONDS if row.content.renew is Renew.ON_HIT else 0.0
-    return row.expires_at + grace

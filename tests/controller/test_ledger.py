@@ -13,14 +13,10 @@ from lmcache_core.api.messages import Register
 from lmcache_core.api.pins import OnMissing, PinReport, PinRequest, PinState, Renew
 from lmcache_core.controller import ends as ends_module
 from lmcache_core.controller import tombstones as tombstones_module
+from lmcache_core.controller.ends import EXPIRED_KEPT_SECONDS, ON_HIT_GRACE_SECONDS
 from lmcache_core.controller.failures import LedgerFullError
 from lmcache_core.controller.journal import Journal
-from lmcache_core.controller.ledger import (
-    EXPIRED_KEPT_SECONDS,
-    MAX_BYTES,
-    ON_HIT_GRACE_SECONDS,
-    Ledger,
-)
+from lmcache_core.controller.ledger import MAX_BYTES, Ledger
 from lmcache_core.controller.ledger_clock import LedgerClock
 from lmcache_core.controller.ledger_file import Change, LedgerFile
 from lmcache_core.controller.pin_row import PinContent, PinRow, Place, PlaceState

@@ -13,8 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from lmcache_core.api.deadline import Deadline
 from lmcache_core.api.pins import PinReport, PinState
+from lmcache_core.controller.ends import EXPIRED_KEPT_SECONDS
 from lmcache_core.controller.journal import Journal
-from lmcache_core.controller.ledger import EXPIRED_KEPT_SECONDS, Ledger
+from lmcache_core.controller.ledger import Ledger
 from lmcache_core.controller.ledger_clock import LedgerClock
 from lmcache_core.controller.ledger_file import LedgerFile
 from lmcache_core.controller.pin_row import PinContent, Place, PlaceState
@@ -71,7 +72,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
+        # It ends processes and no power, so that memory does for a disk, and is quick.
+        memory = Path("/dev/shm")
+        self.folder = tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
         self.path = Path(self.folder.name) / "pins.sqlite"
         self.passed = 1000.0
         self.set_by = 1_800_000_000.0
