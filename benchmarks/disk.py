@@ -1,20 +1,21 @@
 """The disk tier, beside the raw disk: until a prompt is on it, and cold back from it.
 
-    python benchmarks/disk.py [--folder PATH] [--rounds 6] [--json]
+    python benchmarks/disk.py [--folder PATH] [--rounds 6] [--durability none] [--json]
 
 The KV is that of an 8B model in bf16, 32 MiB a chunk, prompts of 8 chunks. A
 prompt is stored into host memory and written through; then host memory is
 cleared, and a request for it arrives and waits. Both ways frames are summed
 and checked, and files are written and read past the page cache. Beside it, in
-turn, as many bytes as one file a chunk with direct I/O and nothing else. Nothing
-is synced on either side.
+turn, as many bytes as one file a chunk with direct I/O and nothing else, from and
+into the same memory. Unless
+`--durability always` is given nothing is synced on either side; then each raw
+file is synced, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import mmap
 import os
 import random
 import statistics
@@ -45,7 +46,7 @@ PATIENCE_SECONDS = 300.0
 class Ours:
     """An engine with a memory tier and a disk tier, and no model."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, durability: str) -> None:
         registry = PluginRegistry.discover()
         spec = registry.backend(MEMORY)
         assert isinstance(spec, MemoryBackendSpec)
@@ -53,7 +54,11 @@ class Ours:
         config = EngineConfig(
             tiers=(
                 TierConfig(MEMORY, memory_bytes),
-                TierConfig(DISK, 4 * CHUNKS * CHUNK_BYTES, {"path": str(folder)}),
+                TierConfig(
+                    DISK,
+                    4 * CHUNKS * CHUNK_BYTES,
+                    {"path": str(folder), "durability": durability, "scrub_rate": 0},
+                ),
             ),
             staging_bytes=CHUNK_BYTES + 4096,
             promotion_timeout_seconds=PATIENCE_SECONDS,
@@ -74,6 +79,10 @@ class Ours:
         self._tables = [list(range(CHUNKS * CHUNK_TOKENS // BLOCK_TOKENS))]
         self._noise = os.urandom(1 << 20)
         self._written = 0
+
+    def idle_memory(self) -> memoryview:
+        """Memory of the size of a frame that is in no use between two prompts."""
+        return self._region.view(0, CHUNK_BYTES + 4096)
 
     def write(self, tokens: list[int]) -> float:
         """Store a prompt; seconds from when it is in host memory to when it is on the disk."""
@@ -123,19 +132,26 @@ class Ours:
 
 
 class Raw:
-    """Files of the size of a frame, written and read with direct I/O."""
+    """Files of the size of a frame, written and read with direct I/O.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Where they are.
+        buffer: Memory of the region that the engine's slots are in: a device that gets
+            pages one by one is slower than one that gets them in long runs.
+        synced: Whether each is synced when it is written.
+    """
+
+    def __init__(self, folder: Path, buffer: memoryview, *, synced: bool) -> None:
+        self._synced = synced
         self._paths = [folder / f"raw{number}" for number in range(CHUNKS)]
-        self._buffer = mmap.mmap(-1, CHUNK_BYTES + 4096)
-        self._buffer.write(os.urandom(1 << 20) * (CHUNK_BYTES >> 20))
+        self._buffer = buffer
 
     def write(self) -> float:
         """Write them all; seconds."""
         begin = time.perf_counter()
         for path in self._paths:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_DIRECT, 0o600)
-            self._move(os.pwritev, fd)
+            self._move(os.pwritev, fd, synced=self._synced)
         return time.perf_counter() - begin
 
     def read(self) -> float:
@@ -148,11 +164,19 @@ class Raw:
             path.unlink()
         return elapsed
 
-    def _move(self, move: Callable[[int, list[memoryview], int], int], fd: int) -> None:
-        view = memoryview(self._buffer)
+    def _move(
+        self,
+        move: Callable[[int, list[memoryview], int], int],
+        fd: int,
+        *,
+        synced: bool = False,
+    ) -> None:
+        view = self._buffer
         done = 0
         while done < len(view):
             done += move(fd, [view[done:]], done)
+        if synced:
+            os.fsync(fd)
         os.close(fd)
 
 
@@ -160,12 +184,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, help="on the disk to measure; a temporary one")
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--durability", default="none", choices=["none", "interval", "always"])
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     times: dict[str, list[float]] = {"write": [], "read": [], "raw_write": [], "raw_read": []}
     with ExitStack() as stack:
         name = stack.enter_context(tempfile.TemporaryDirectory(dir=args.folder))
-        ours, raw = Ours(Path(name), stack), Raw(Path(name))
+        ours = Ours(Path(name), stack, args.durability)
+        raw = Raw(Path(name), ours.idle_memory(), synced=args.durability == "always")
         for number in range(args.rounds + 1):
             rng = random.Random(number)
             tokens = [rng.randrange(128_000) for _ in range(CHUNKS * CHUNK_TOKENS)]

@@ -1,6 +1,6 @@
 """A start over a folder full of files, and what it does to a thread that serves meanwhile.
 
-    python benchmarks/disk_start.py [--folder PATH] [--files 100000] [--rounds 3] [--json]
+    python benchmarks/disk_start.py [--folder PATH] [--keep] [--files 100000] [--rounds 3] [--json]
 
 Files of one byte are made, as names and lengths are all that a start looks at.
 Then a storage tier over ``LocalDiskBackend`` is opened, while another thread
@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 import tracemalloc
+from contextlib import ExitStack
 from pathlib import Path
 
 from lmcache_core.api import (
@@ -98,13 +99,15 @@ class Starts:
         self._files = files
         options = {"path": str(folder), "scrub_rate": 0}
         self._config = plugin_section(spec.config, options, DISK)
-        fill(self._make(), folder, files)
-        (self._snapshot,) = folder.glob("*/index")
+        if not any(folder.iterdir()):
+            fill(self._make(), folder, files)
+        (frames,) = folder.glob("*/frames")
+        self._snapshot = frames.with_name("index")
         time.sleep(0.2)  # A folder that has changed just now is listed again.
 
     def without_snapshot(self) -> None:
         """Have the next start list all files."""
-        self._snapshot.unlink()
+        self._snapshot.unlink(missing_ok=True)
 
     def index(self) -> float:
         """Seconds until the backend has told all frames."""
@@ -222,12 +225,18 @@ def measure(folder: Path, files: int, rounds: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, help="on the disk to measure; a temporary one")
+    parser.add_argument("--keep", action="store_true", help="use --folder, and leave files there")
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        figures = measure(Path(name), args.files, args.rounds)
+    with ExitStack() as stack:
+        if args.keep:
+            args.folder.mkdir(exist_ok=True)
+            folder = args.folder
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=args.folder)))
+        figures = measure(folder, args.files, args.rounds)
     if args.json:
         print(json.dumps(figures))
         return

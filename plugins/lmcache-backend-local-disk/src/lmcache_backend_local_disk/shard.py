@@ -208,14 +208,17 @@ class Shard:
             for number, name in enumerate(calls.listdir(fd), start=1):
                 if number % FILES_AT_ONCE == 0:
                     time.sleep(PAUSE_SECONDS)
-                with suppress(FileNotFoundError):
+                try:
                     # Unlike an entry's own stat, this one lets go of the interpreter's lock.
                     status = calls.lstat(name, dir_fd=fd)
-                    key = key_of(name, self._number)
-                    if key is None or not stat.S_ISREG(status.st_mode):
-                        self._quarantine.take(f"{self.place}/{name}", "it is not a frame's file")
-                    else:
-                        used_us = max(status.st_atime_ns, status.st_mtime_ns) // 1000
-                        used_us = max(used_us, used_before.get(key, 0))
-                        found.append((pack(used_us, status.st_size), key))
+                except FileNotFoundError:
+                    continue
+                key = key_of(name, self._number)
+                if key is None or not stat.S_ISREG(status.st_mode):
+                    self._quarantine.take(f"{self.place}/{name}", "it is not a frame's file")
+                    continue
+                used_us = max(status.st_atime_ns, status.st_mtime_ns) // 1000
+                if used_before:
+                    used_us = max(used_us, used_before.get(key, 0))
+                found.append((pack(used_us, status.st_size), key))
         return found
