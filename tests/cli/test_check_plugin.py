@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from click.testing import CliRunner, Result
@@ -196,13 +197,14 @@ def test_a_store_in_use_is_not_touched(install: Install, tmp_path: Path) -> None
 
 
 def test_a_heavy_unmarked_untyped_module_fails_three_checks(
-    install: Install, tmp_path: Path
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Afterwards the real one has to be there again: it cannot be imported twice.
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
     late = "\ndef lmcache_engine_stopping():\n    pass\n"
     install(PLUGIN.replace("import msgspec\n", "import msgspec, torch\n") + late, typed=False)
     (tmp_path / "site" / "torch.py").write_text("")
     result = run("--config", "path={folder}/frames", "--json", "--only", "close")
-    sys.modules.pop("torch", None)
     assert result.exit_code == 1
     found = outcomes(result)
     failed = {name for name, outcome in found.items() if outcome["result"] == "failed"}
