@@ -121,7 +121,6 @@ class TierReader:
         counters["read_frames"] += sum(verdict.whole)
         counters["damaged_frames"] += len(damaged)
         counters["foreign_frames"] += len(foreign)
-        counters["missing_frames"] += len(missing)
         for read, ok in zip(reads, verdict.whole, strict=True):
             entry = read.entry
             if not ok:
@@ -145,7 +144,12 @@ class TierReader:
     def _look_for(self, missing: Sequence[Read]) -> None:
         """Tell frames that have vanished from those too long, and take these out of the way."""
         holdings = self._holdings
-        lengths = self._calls.stat([read.entry.key for read in missing])
+        try:
+            lengths = self._calls.stat([read.entry.key for read in missing])
+        except LMCacheError:
+            with holdings.lock:
+                holdings.counters["missing_frames"] += len(missing)
+            raise
         longer = {
             read.entry.key: f"frame of {length} bytes, expected {self._form.longest(read)}"
             for read, length in zip(missing, lengths, strict=True)
@@ -153,7 +157,7 @@ class TierReader:
         }
         with holdings.lock:
             holdings.counters["damaged_frames"] += len(longer)
-            holdings.counters["missing_frames"] -= len(longer)
+            holdings.counters["missing_frames"] += len(missing) - len(longer)
         log.warning(
             "tier.frames_missing", tier=holdings.name, frames=len(missing), longer=len(longer)
         )

@@ -95,7 +95,9 @@ def assert_typed_and_without_tests(wheel: Path) -> None:
     metadata = f"lmcache_core-{wheel.name.split('-')[1]}.dist-info"
     assert {name.partition("/")[0] for name in inside} == {"lmcache_core", metadata}
     assert f"{metadata}/licenses/LICENSE" in inside
-    assert not [name for name in inside if Path(name).name.startswith("test_") or "csrc" in name]
+    # What an author is given to begin with has tests too, and runs nowhere as it is.
+    ours = [name for name in inside if not name.endswith(".tmpl")]
+    assert not [name for name in ours if Path(name).name.startswith("test_") or "csrc" in name]
 
 
 def without_compilers(folder: Path) -> dict[str, str]:

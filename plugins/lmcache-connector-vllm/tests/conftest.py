@@ -187,7 +187,22 @@ class Serving:
 class Engines:
     """Starts engines and keeps the last one for whoever asks for the same."""
 
-    serving = Serving
+    @staticmethod
+    def launch(**arguments: Any) -> Serving:
+        """Start an engine that is the caller's to close."""
+        from vllm import LLM
+
+        try:
+            return Serving(LLM(**arguments))
+        except BaseException:
+            # vLLM leaves the worker's connector behind, and gives it to the
+            # next engine of the process.
+            from vllm.distributed.kv_transfer import ensure_kv_transfer_shutdown
+            from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+            ensure_kv_transfer_shutdown()
+            cleanup_dist_env_and_memory()
+            raise
 
     def __init__(self) -> None:
         self._running: Serving | None = None
@@ -204,7 +219,6 @@ class Engines:
         if self._running is not None and key == self._key:
             return self._running
         self.stop()
-        from vllm import LLM
         from vllm.config import KVTransferConfig
 
         extra = {f"lmcache.{name}": value for name, value in lmcache.items()}
@@ -214,17 +228,7 @@ class Engines:
             ours = {"kv_connector": "MultiConnector", "kv_connector_extra_config": both}
             transfer = {"kv_role": "kv_both"}
         connector = KVTransferConfig(**ours, **transfer)
-        try:
-            self._running = Serving(LLM(model=str(model), kv_transfer_config=connector, **options))
-        except BaseException:
-            # vLLM leaves the worker's connector behind, and gives it to the
-            # next engine of the process.
-            from vllm.distributed.kv_transfer import ensure_kv_transfer_shutdown
-            from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
-
-            ensure_kv_transfer_shutdown()
-            cleanup_dist_env_and_memory()
-            raise
+        self._running = self.launch(model=str(model), kv_transfer_config=connector, **options)
         self._key = key
         return self._running
 

@@ -87,7 +87,6 @@ def offload(
     engines: Any, make_model: Callable[..., Path], host_spec: dict[str, str]
 ) -> Iterator[Callable[..., Any]]:
     """Start an engine with vLLM's connector and one secondary tier; one at a time."""
-    from vllm import LLM
     from vllm.config import KVTransferConfig
 
     running: list[Any] = []
@@ -113,7 +112,7 @@ def offload(
             ],
             **{f"lmcache.{key}": value for key, value in lmcache.items()},
         }
-        llm = LLM(
+        serving = engines.launch(
             model=str(model or make_model()),
             kv_transfer_config=KVTransferConfig(
                 kv_connector="OffloadingConnector",
@@ -130,8 +129,8 @@ def offload(
             enable_prefix_caching=False,
             disable_log_stats=False,
         )
-        running.append(engines.serving(llm))
-        return running[-1]
+        running.append(serving)
+        return serving
 
     yield start
     stop()

@@ -132,13 +132,25 @@ def test_the_engine_is_told_of_windows_and_unlike_blocks() -> None:
     from lmcache_core.api.connector import KVGroup
 
     config = kv_cache(window(extra_retained_tokens=3), full(block_size=48))
-    offer: Any = SimpleNamespace(page_bytes=((10, 11), (20,)), stores=True)
-    assert engine_groups(config, [offer]) == (KVGroup(32, 21, 67), KVGroup(48, 20))
+    offer: Any = SimpleNamespace(
+        page_bytes=((10, 11), (20,)), stores=True, clears_tails=(True, True)
+    )
+    assert engine_groups(config, [offer]) == (
+        KVGroup(32, 21, 67, clears_tails=True),
+        KVGroup(48, 20, clears_tails=True),
+    )
     # Of ranks whose pages are equal, one has a part of the slot.
-    same: Any = SimpleNamespace(page_bytes=((10, 11), (20,)), stores=False)
-    next_one: Any = SimpleNamespace(page_bytes=((5,), (7, 8)), stores=True)
+    same: Any = SimpleNamespace(
+        page_bytes=((10, 11), (20,)), stores=False, clears_tails=(True, False)
+    )
+    next_one: Any = SimpleNamespace(
+        page_bytes=((5,), (7, 8)), stores=True, clears_tails=(True, False)
+    )
     ranks = [offer, same, next_one, same]
-    assert engine_groups(config, ranks) == (KVGroup(32, 26, 67), KVGroup(48, 35))
+    assert engine_groups(config, ranks) == (
+        KVGroup(32, 26, 67, clears_tails=True),
+        KVGroup(48, 35),
+    )
     assert common_block_tokens(config) == 96
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,10 +27,12 @@ def tail_frame(serving: Any, ids: list[int]) -> bytes:
     return bytes(tiers.frame(tiers.memory.index[cover.key])[HEADER_BYTES:])
 
 
-def soil(serving: Any, fresh: Fresh) -> None:
+def soil(serving: Any, seed: int) -> None:
     """Leave other requests' bytes in every block of vLLM."""
+    rng = random.Random(seed)
     for _ in range(3):
-        serving.ask([fresh(500) for _ in range(4)], 1, **{"lmcache.skip_save": True})
+        prompts = [[rng.randrange(10, 700) for _ in range(500)] for _ in range(4)]
+        serving.ask(prompts, 1, **{"lmcache.skip_save": True})
 
 
 def clear(serving: Any) -> None:
@@ -40,8 +43,8 @@ def clear(serving: Any) -> None:
 def frames_of_two_tenants(serving: Any, fresh: Fresh, length: int) -> Iterator[bytes]:
     """The tail of one prompt, computed in blocks that have held this and that."""
     ids = fresh(length)
-    for _ in range(2):
-        soil(serving, fresh)
+    for tenant in range(2):
+        soil(serving, tenant)
         serving.ask_one(ids, 1)
         yield tail_frame(serving, ids)
         clear(serving)

@@ -77,7 +77,7 @@ def test_the_serde_fails_when_it_is_asked_to_accept_and_not_later(tmp_path, key_
 
 
 def test_nothing_of_a_key_is_logged_or_shown(key_file, caplog):
-    caplog.set_level("DEBUG")
+    caplog.set_level("DEBUG", logger="lmcache")
     key_file.chmod(0o644)
     config = AESGCMConfig(keys={"k1": f"file:{key_file}"})
     serde = AESGCMSerde(config)
