@@ -33,7 +33,7 @@ _REDIS = ROOT / "build" / "redis"
 _COPIED = (
     *("tests", "examples", "docs", "benchmarks", "tools", ".ci"),
     *("pyproject.toml", "Makefile", "README.md", "CHANGELOG.md"),
-    *("plugins/*/tests", "plugins/*/pyproject.toml", "plugins/*/README.md"),
+    *("plugins/*/tests", "plugins/*/pyproject.toml", "plugins/*/*.md", "csrc/*.md"),
 )
 # The connector's tests run vLLM inside pytest's process, which is never the
 # same afterwards; those of the core start theirs in processes of their own.

@@ -334,7 +334,7 @@ def test_rule_6_a_plan_says_what_a_pin_would_cost_and_the_pin_costs_that(
         (place,) = plan["placements"]
         assert plan["fits"] is place["fits"] is True
         assert (plan["tokens_asked"], place["cached_tokens"]) == (42, 42)
-        assert controller.client.get("/v1/pins").json()["pins"] == []
+        assert controller.client.get("/v1/pins/planned").status_code == 404
         made = controller.client.put("/v1/pins/planned", json=body).json()
         assert made["placements"][0]["pinned_bytes"] == place["asked_bytes"] > 0
         again = controller.post("/v1/pins:plan", **body, pin_id="planned").json()["placements"][0]

@@ -51,7 +51,8 @@ def serving(serve: Serve, proxy: Proxy) -> Any:
 def settings(url: str, instance: str = "one", *between: dict[str, Any]) -> dict[str, Any]:
     return {
         "storage": [
-            {"backend": "LocalCPUBackend", "max_size": 0.001},
+            # Half of it may wait to be written, and each tier below waits for itself.
+            {"backend": "LocalCPUBackend", "max_size": 0.001 * (1 + len(between))},
             *between,
             {"backend": NAME, "url": url},
         ],
