@@ -100,6 +100,6 @@ class CallerExecutor(Executor):
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001 - a future carries whatever is raised
+        except Exception as error:  # noqa: BLE001 - a future carries it; an interrupt is the caller's own
             future.set_exception(error)
         return future

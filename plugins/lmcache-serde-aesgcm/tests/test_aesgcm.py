@@ -168,6 +168,7 @@ def test_threads_share_one_serde(make):
         thread.start()
     for thread in threads:
         thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
     assert not failures
     serde.close()
     serde.close()
