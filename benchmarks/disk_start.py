@@ -35,13 +35,13 @@ from lmcache_core.api import (
 )
 from lmcache_core.api.connector import KVGroup
 from lmcache_core.config import TierRules, plugin_section
-from lmcache_core.engine.frame import FrameSeal
-from lmcache_core.engine.frame_book import FrameBook
-from lmcache_core.engine.geometry import Geometry
-from lmcache_core.engine.raw_frames import RawFrames
-from lmcache_core.engine.residents import Residents
-from lmcache_core.engine.storage_tier import StorageTier
-from lmcache_core.engine.tier_host import TierHost
+from lmcache_core.engine.chunks.geometry import Geometry
+from lmcache_core.engine.chunks.residents import Residents
+from lmcache_core.engine.frames.frame import FrameSeal
+from lmcache_core.engine.frames.raw import RawFrames
+from lmcache_core.engine.storage.frame_book import FrameBook
+from lmcache_core.engine.storage.host import TierHost
+from lmcache_core.engine.storage.tier import StorageTier
 from lmcache_core.plugins import PluginRegistry
 from lmcache_core.testing.material import aligned_buffer, sample_key
 

@@ -8,9 +8,9 @@ its own, and wants a backend below it and nothing else, calls
 
 from __future__ import annotations
 
-from lmcache_core.engine.block_start import make_block_store
-from lmcache_core.engine.block_store import BlockStore
-from lmcache_core.engine.cache_engine import CacheEngine
+from lmcache_core.engine.blocks.start import make_block_store
+from lmcache_core.engine.blocks.store import BlockStore
+from lmcache_core.engine.cache.engine import CacheEngine
 from lmcache_core.engine.start import start
 
 __all__ = ["BlockStore", "CacheEngine", "make_block_store", "start"]

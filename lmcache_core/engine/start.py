@@ -10,14 +10,14 @@ from lmcache_core.api.connector import KVGroup
 from lmcache_core.api.deprecation import warn_of_inherited
 from lmcache_core.api.pins import PinReport
 from lmcache_core.config import EngineConfig
-from lmcache_core.engine.agent import ControlAgent
-from lmcache_core.engine.cache_engine import CacheEngine
-from lmcache_core.engine.frame import FrameSeal
-from lmcache_core.engine.geometry import Geometry, check_chunk
-from lmcache_core.engine.hit_rule import HitRule
-from lmcache_core.engine.request_pins import RequestPins
-from lmcache_core.engine.tier_stack import TierStack
-from lmcache_core.engine.tier_start import TierStarter
+from lmcache_core.engine.cache.engine import CacheEngine
+from lmcache_core.engine.chunks.geometry import Geometry, check_chunk
+from lmcache_core.engine.chunks.hit_rule import HitRule
+from lmcache_core.engine.control.agent import ControlAgent
+from lmcache_core.engine.control.request_pins import RequestPins
+from lmcache_core.engine.frames.frame import FrameSeal
+from lmcache_core.engine.storage.start import TierStarter
+from lmcache_core.engine.tiers.stack import TierStack
 from lmcache_core.keys import Namespace
 from lmcache_core.log import get_logger
 from lmcache_core.memory import HostRegion

@@ -214,7 +214,7 @@ def test_the_name_of_a_request_follows_it_into_the_engines_log(
         eventually(lambda: own.state("real") == "live")
         made.serve(PROMPT)
         body = {"instance_id": "real", "location": MEMORY, "tokens": PROMPT}
-        with caplog.at_level("INFO", logger="lmcache.engine.commands"):
+        with caplog.at_level("INFO", logger="lmcache.engine.control.commands"):
             named = own.client.post("/pin", json=body, headers={"X-Request-ID": "ticket-7:a"})
             odd = own.client.post("/pin", json=body, headers={"X-Request-ID": "two words"})
         assert named.headers["X-Request-ID"] == "ticket-7:a"

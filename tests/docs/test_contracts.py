@@ -12,7 +12,7 @@ from lmcache_core.api import BackendContext, EvictionPolicy, MemoryBackend, Serd
 from lmcache_core.api.connector import CacheFacade
 from lmcache_core.api.host import KeyEvents, MetricSink
 from lmcache_core.api.transport import ControllerListener, ControllerTransport, EngineLink
-from lmcache_core.engine.tier_host import TierMetrics
+from lmcache_core.engine.storage.host import TierMetrics
 
 PLUGINS_WRITE = (
     StorageBackend,

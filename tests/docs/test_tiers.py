@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from lmcache_core.cli.main import main
-from lmcache_core.engine.holdings import COUNTERS
+from lmcache_core.engine.storage.holdings import COUNTERS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "tiers.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lmcache_core.api.connector import NULL_BLOCK, CopyJob, KVGroup
 from lmcache_core.api.frames import HEADER_BYTES
-from lmcache_core.engine.geometry import SLOT_ALIGNMENT
+from lmcache_core.engine.chunks.geometry import SLOT_ALIGNMENT
 from lmcache_core.keys import EMPTY_SCOPE, Scope
 from tests.engine.rig import TOKEN_BYTES, Rig
 

@@ -18,7 +18,7 @@ from lmcache_core.api.connector import CopyJob, KVGroup
 from lmcache_core.api.frames import HEADER_BYTES
 from lmcache_core.config import EngineConfig, TierConfig
 from lmcache_core.engine import CacheEngine, start
-from lmcache_core.engine.geometry import Geometry
+from lmcache_core.engine.chunks.geometry import Geometry
 from lmcache_core.keys import EMPTY_SCOPE, Namespace, Scope
 from lmcache_core.memory import HostRegion
 from lmcache_core.plugins import PluginRegistry

@@ -23,7 +23,7 @@ from lmcache_core.api.messages import (
     Welcome,
 )
 from lmcache_core.api.pins import PinState
-from lmcache_core.engine.agent import ControlAgent
+from lmcache_core.engine.control.agent import ControlAgent
 from lmcache_core.keys import tokens_to_bytes
 from lmcache_core.plugins import PluginRegistry
 from tests.engine.rig import CHUNK_TOKENS, Rig

@@ -9,7 +9,8 @@ import pytest
 
 from lmcache_core.api import Capability
 from lmcache_core.config import EngineConfig, SerdeConfig, TierConfig
-from lmcache_core.engine import block_store, make_block_store
+from lmcache_core.engine import make_block_store
+from lmcache_core.engine.blocks import store as block_store
 from lmcache_core.errors import ConfigError
 from lmcache_core.keys import Namespace
 from lmcache_core.plugins import PluginRegistry

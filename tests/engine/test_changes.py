@@ -8,7 +8,7 @@ import pytest
 
 from lmcache_core.api import BackendContext, Capability
 from lmcache_core.api.connector import ChunkChange
-from lmcache_core.engine import changes
+from lmcache_core.engine.chunks import changes
 from lmcache_core.keys import Scope, tokens_to_bytes
 from lmcache_core.testing import DictBackend, DictConfig
 from tests.engine.rig import CHUNK_TOKENS, Rig, storage_spec
@@ -74,6 +74,6 @@ def test_what_is_lost_is_said(rig, monkeypatch, caplog):
     log._changes = type(log._changes)(maxlen=2)
     for number in range(3):
         log.note(ChunkChange(MEMORY, True, bytes([number])))
-    with caplog.at_level(logging.WARNING, logger="lmcache.engine.changes"):
+    with caplog.at_level(logging.WARNING, logger="lmcache.engine.chunks.changes"):
         assert [change.key for change in log.take()] == [b"\1", b"\2"]
     assert "changes=1" in caplog.text

@@ -11,12 +11,12 @@ import xxhash
 
 from lmcache_core.api.connector import KVGroup
 from lmcache_core.api.frames import HEADER_BYTES
-from lmcache_core.engine.encoding import Encoding, Stage
-from lmcache_core.engine.entry import Entry
-from lmcache_core.engine.frame import FrameSeal
-from lmcache_core.engine.frame_header import FrameHeader
-from lmcache_core.engine.geometry import Geometry
-from lmcache_core.engine.piece import Piece
+from lmcache_core.engine.chunks.entry import Entry
+from lmcache_core.engine.chunks.geometry import Geometry
+from lmcache_core.engine.chunks.piece import Piece
+from lmcache_core.engine.frames.encoding import Encoding, Stage
+from lmcache_core.engine.frames.frame import FrameSeal
+from lmcache_core.engine.frames.header import FrameHeader
 from lmcache_core.errors import FrameError
 from lmcache_core.memory import Slot
 

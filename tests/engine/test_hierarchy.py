@@ -12,9 +12,9 @@ from lmcache_core.api.frames import HEADER_BYTES
 from lmcache_core.api.messages import PinCommand, SettleCommand
 from lmcache_core.api.pins import OnMissing
 from lmcache_core.config import TierRules
-from lmcache_core.engine.commands import CommandRunner
-from lmcache_core.engine.frame_header import FrameHeader
-from lmcache_core.engine.sightings import Sightings
+from lmcache_core.engine.chunks.sightings import Sightings
+from lmcache_core.engine.control.commands import CommandRunner
+from lmcache_core.engine.frames.header import FrameHeader
 from lmcache_core.keys import Scope, tokens_to_bytes
 from tests.engine.rig import BLOCK_TOKENS, CHUNK_TOKENS, FRAME_BYTES, SLOT_BYTES, Rig, storage_spec
 from tests.engine.serdes import SIGNED, ZLIB, chain

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmcache_core.api.connector import KVGroup
-from lmcache_core.engine.hit_rule import HitRule
-from lmcache_core.engine.pages import fuller
+from lmcache_core.engine.chunks.hit_rule import HitRule
+from lmcache_core.engine.chunks.pages import fuller
 
 CHUNK = 12
 

@@ -10,7 +10,8 @@ import pytest
 
 from lmcache_core.api import BackendContext, Capability, Deadline
 from lmcache_core.api.pins import PinState
-from lmcache_core.engine import tier_host, workers
+from lmcache_core.engine.frames import workers
+from lmcache_core.engine.storage import host as tier_host
 from lmcache_core.errors import BackendError, DeadlineExceededError
 from lmcache_core.keys import Scope
 from lmcache_core.testing import DictBackend, DictConfig

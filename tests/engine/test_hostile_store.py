@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from lmcache_core.api import Capability, PutStatus
-from lmcache_core.engine.breaker import FIRST_PAUSE_SECONDS
+from lmcache_core.engine.storage.breaker import FIRST_PAUSE_SECONDS
 from tests.engine.rig import CHUNK_TOKENS, FRAME_BYTES, SLOT_BYTES, Rig, storage_spec
 from tests.engine.test_pins import MEMORY, ask
 from tests.engine.test_storage_tier import (

@@ -8,9 +8,9 @@ from lmcache_core.api import Capability
 from lmcache_core.api.connector import NULL_BLOCK, KVGroup
 from lmcache_core.api.frames import HEADER_BYTES
 from lmcache_core.api.pins import OnMissing
-from lmcache_core.engine.entry import Entry
-from lmcache_core.engine.geometry import Geometry, check_chunk
-from lmcache_core.engine.piece import Piece
+from lmcache_core.engine.chunks.entry import Entry
+from lmcache_core.engine.chunks.geometry import Geometry, check_chunk
+from lmcache_core.engine.chunks.piece import Piece
 from lmcache_core.errors import ConfigError
 from lmcache_core.testing import DictBackend, DictConfig, DictStore
 from tests.engine.hybrid_rig import HybridRig, windows

@@ -8,7 +8,8 @@ import pytest
 
 from lmcache_core.api import Capability
 from lmcache_core.api.pins import OnMissing
-from lmcache_core.engine import recovery, storage_tier
+from lmcache_core.engine.storage import recovery
+from lmcache_core.engine.storage import tier as storage_tier
 from lmcache_core.errors import BackendError
 from lmcache_core.testing import DictStore
 from tests.engine.rig import CHUNK_TOKENS, FRAME_BYTES, Rig, storage_spec

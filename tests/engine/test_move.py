@@ -9,7 +9,7 @@ import pytest
 
 from lmcache_core.api import Capability
 from lmcache_core.api.messages import MoveCommand, PinCommand
-from lmcache_core.engine.commands import CommandRunner
+from lmcache_core.engine.control.commands import CommandRunner
 from lmcache_core.keys import Scope, tokens_to_bytes
 from tests.engine.rig import CHUNK_TOKENS, SLOT_BYTES, Rig, kv, storage_spec
 from tests.engine.test_pins import MEMORY, ask

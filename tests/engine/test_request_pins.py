@@ -8,7 +8,7 @@ import pytest
 
 from lmcache_core.api.messages import Adopted, Heartbeat, PinCommand
 from lmcache_core.api.pins import PinState
-from lmcache_core.engine import request_pins
+from lmcache_core.engine.control import request_pins
 from lmcache_core.errors import LMCacheError
 from tests.engine.rig import CHUNK_TOKENS, SLOT_BYTES, Rig
 from tests.engine.test_agent import WAIT, conversation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lmcache_core.api import EvictionPolicy
-from lmcache_core.engine.residents import Residents
+from lmcache_core.engine.chunks.residents import Residents
 
 KEY, OTHER = b"a" * 32, b"b" * 32
 

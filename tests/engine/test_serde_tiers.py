@@ -10,8 +10,8 @@ import xxhash
 
 from lmcache_core.api import Capability, KVSpec
 from lmcache_core.api.frames import HEADER_BYTES
-from lmcache_core.engine import encoded_frames
-from lmcache_core.engine.frame_header import FrameHeader
+from lmcache_core.engine.frames import encoded as encoded_frames
+from lmcache_core.engine.frames.header import FrameHeader
 from lmcache_core.errors import BackendError, ConfigError, UnknownNameError
 from lmcache_core.keys import Scope
 from lmcache_core.testing import DictStore

@@ -11,8 +11,8 @@ import pytest
 
 from lmcache_core.api import BackendContext, Capability, PutStatus
 from lmcache_core.api.pins import OnMissing, PinState
-from lmcache_core.engine import storage_tier
-from lmcache_core.engine.breaker import FIRST_PAUSE_SECONDS
+from lmcache_core.engine.storage import tier as storage_tier
+from lmcache_core.engine.storage.breaker import FIRST_PAUSE_SECONDS
 from lmcache_core.errors import BackendError
 from lmcache_core.testing import DictBackend, DictConfig, DictStore
 from tests.engine.rig import CHUNK_TOKENS, FRAME_BYTES, Rig, storage_spec

@@ -8,12 +8,13 @@ import pytest
 
 from lmcache_core.api import BackendContext, Capability, Deadline, PutStatus
 from lmcache_core.api.connector import KVGroup
-from lmcache_core.engine import promotion, storage_tier
-from lmcache_core.engine.entry import Entry
-from lmcache_core.engine.frame import FrameSeal
-from lmcache_core.engine.geometry import Geometry
-from lmcache_core.engine.piece import Piece
-from lmcache_core.engine.sealer import Sealing
+from lmcache_core.engine.cache import promotion
+from lmcache_core.engine.chunks.entry import Entry
+from lmcache_core.engine.chunks.geometry import Geometry
+from lmcache_core.engine.chunks.piece import Piece
+from lmcache_core.engine.frames.frame import FrameSeal
+from lmcache_core.engine.frames.sealer import Sealing
+from lmcache_core.engine.storage import tier as storage_tier
 from lmcache_core.errors import BackendError
 from lmcache_core.keys import Scope
 from lmcache_core.memory import Slot

@@ -79,7 +79,7 @@ def test_no_byte_of_another_tenant_leaves_host_memory(make_rig, store):
 
 
 def test_a_tail_is_moved_as_asked(make_rig):
-    from lmcache_core.engine.moving import Move
+    from lmcache_core.engine.control.moving import Move
 
     tokens = list(range(6))
     with make_rig() as rig:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lmcache_core.config import TierConfig
-from lmcache_core.engine.breaker import FIRST_PAUSE_SECONDS
+from lmcache_core.engine.storage.breaker import FIRST_PAUSE_SECONDS
 from tests.engine.rig import CHUNK_TOKENS, FRAME_BYTES, SLOT_BYTES, Rig
 from tests.engine.test_hostile_store import no_leases
 from tests.engine.test_storage_tier import LONG, below, settle, settle_reads

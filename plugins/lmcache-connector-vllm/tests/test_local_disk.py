@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lmcache_core.engine.frame_header import FrameHeader
+from lmcache_core.engine.frames.header import FrameHeader
 
 pytestmark = pytest.mark.vllm
 

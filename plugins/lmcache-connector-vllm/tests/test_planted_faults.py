@@ -71,7 +71,7 @@ def test_a_tail_that_claims_one_token_too_many_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
     length: int,
 ) -> None:
-    from lmcache_core.engine.index import Found, PrefixIndex
+    from lmcache_core.engine.chunks.index import Found, PrefixIndex
 
     serving = serve()
     find = PrefixIndex.find
@@ -114,7 +114,7 @@ def test_weights_that_change_in_place(
 def test_a_stale_epoch_is_noticed(
     serve: Callable[..., Any], fresh: Callable[[int], list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lmcache_core.engine.tier_stack import TierStack
+    from lmcache_core.engine.tiers.stack import TierStack
 
     serving = serve()
     monkeypatch.setattr(TierStack, "raise_epoch", lambda self: self.namespace.weights_epoch)

@@ -17,7 +17,7 @@ BLOCK = 32
 
 def tail_frame(serving: Any, ids: list[int]) -> bytes:
     """The payload of a prompt's last chunk, where it lies in host memory."""
-    from lmcache_core.engine.geometry import HEADER_BYTES
+    from lmcache_core.engine.chunks.geometry import HEADER_BYTES
     from lmcache_core.keys import EMPTY_SCOPE, tokens_to_bytes
 
     tiers = serving.engine.tiers

@@ -1,0 +1,1 @@
+"""The cache as a connector drives it: requests, stores and loads."""

@@ -1,0 +1,1 @@
+"""Chunks of a token sequence: names, pages, bytes, and what is held of them."""

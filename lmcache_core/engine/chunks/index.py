@@ -1,0 +1,151 @@
+"""Finding the longest cached prefix of a token sequence, to the token."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sortedcontainers import SortedList
+
+from lmcache_core.engine.chunks.entry import Entry
+from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, chunk_key
+
+
+class Found(NamedTuple):
+    """The longest prefix an index can answer for.
+
+    Attributes:
+        entries: The chunks that hold it, in order; the last may hold more.
+        tokens: Its length.
+    """
+
+    entries: list[Entry]
+    tokens: int
+
+
+class PrefixIndex:
+    """Entries by key and children by parent.
+
+    Of the children of one parent none is a prefix of another: a longer entry
+    supersedes the tail it covers. Children are kept in the order of their
+    packed token ids, where the child that agrees longest with a query is a
+    neighbour of the query, so that a look-up costs O(log n) however many
+    prompts begin alike.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[Key, Entry] = {}
+        # Most chunks have one child; a list for each would cost more memory
+        # than everything else that is kept of the chunk.
+        self._children: dict[Key, bytes | SortedList[bytes]] = {}
+
+    def __len__(self) -> int:
+        """Number of entries."""
+        return len(self._entries)
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether an entry of this key can be found."""
+        return key in self._entries
+
+    def __getitem__(self, key: Key) -> Entry:
+        """The entry of a key that is there."""
+        return self._entries[key]
+
+    def get(self, key: Key) -> Entry | None:
+        """The entry of a key, or None."""
+        return self._entries.get(key)
+
+    def keys(self) -> list[Key]:
+        """All keys, in the order they were added."""
+        return list(self._entries)
+
+    def find(self, chain: KeyChain, limit: int) -> Found:
+        """Find the longest prefix of at most ``limit`` tokens of a chain."""
+        found: list[Entry] = []
+        size = chain.chunk_size
+        entries = self._entries
+        for key in chain.keys[: limit // size]:
+            entry = entries.get(key)
+            if entry is None:
+                break
+            found.append(entry)
+        index = len(found)
+        tokens = index * size
+        rest = min(limit - tokens, size)
+        if rest > 0:
+            child, agreed = self.best_child(chain.parent(index), chain.token_bytes(index, rest))
+            if child is not None and agreed:
+                found.append(child)
+                tokens += agreed
+        return Found(found, tokens)
+
+    def best_child(self, parent: Key, token_bytes: bytes) -> tuple[Entry | None, int]:
+        """Find the child of a parent that agrees longest with some tokens.
+
+        Returns:
+            The child and the number of tokens it agrees for, or (None, 0).
+        """
+        children = self._children.get(parent)
+        if children is None:
+            return None, 0
+        if isinstance(children, bytes):
+            best, agreed = children, _agreement(children, token_bytes)
+        else:
+            best, agreed = b"", -1
+            place = children.bisect_left(token_bytes)
+            for candidate in children[max(0, place - 1) : place + 1]:
+                length = _agreement(candidate, token_bytes)
+                if length > agreed:
+                    best, agreed = candidate, length
+        return self._entries[chunk_key(parent, best)], agreed
+
+    def covered_tail(self, parent: Key, token_bytes: bytes) -> Entry | None:
+        """Find the child that is a true prefix of ``token_bytes``; there is at most one."""
+        children = self._children.get(parent)
+        if children is None:
+            return None
+        if isinstance(children, bytes):
+            before = children
+        else:
+            place = children.bisect_left(token_bytes)
+            if place == 0:
+                return None
+            before = children[place - 1]
+        if len(before) < len(token_bytes) and token_bytes.startswith(before):
+            return self._entries[chunk_key(parent, before)]
+        return None
+
+    def add(self, entry: Entry) -> None:
+        """Add an entry that is not there; the caller has dropped what it covers."""
+        self._entries[entry.key] = entry
+        children = self._children.get(entry.parent)
+        if children is None:
+            self._children[entry.parent] = entry.token_bytes
+        elif isinstance(children, bytes):
+            self._children[entry.parent] = SortedList([children, entry.token_bytes])
+        else:
+            children.add(entry.token_bytes)
+
+    def remove(self, entry: Entry) -> None:
+        """Remove an entry that is there."""
+        del self._entries[entry.key]
+        children = self._children[entry.parent]
+        if isinstance(children, bytes):
+            del self._children[entry.parent]
+            return
+        children.remove(entry.token_bytes)
+        if len(children) == 1:
+            self._children[entry.parent] = children[0]
+
+
+def _agreement(left: bytes, right: bytes) -> int:
+    """Number of leading tokens two packed sequences have in common."""
+    low, high = 0, min(len(left), len(right)) // TOKEN_BYTES
+    if left[: high * TOKEN_BYTES] == right[: high * TOKEN_BYTES]:
+        return high
+    while low + 1 < high:
+        middle = (low + high) // 2
+        if left[: middle * TOKEN_BYTES] == right[: middle * TOKEN_BYTES]:
+            low = middle
+        else:
+            high = middle
+    return low

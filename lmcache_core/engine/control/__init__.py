@@ -1,0 +1,1 @@
+"""What the controller asks of an engine, and what the engine tells it."""

@@ -1,0 +1,234 @@
+"""What the controller may ask of an engine, and the honest answer."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator
+
+import msgspec
+
+from lmcache_core.api.messages import (
+    ClearCommand,
+    Command,
+    HealthCommand,
+    MoveCommand,
+    PinCommand,
+    PlanCommand,
+    Reply,
+    SettleCommand,
+    UnpinCommand,
+)
+from lmcache_core.api.pins import PinReport
+from lmcache_core.engine.cache.engine import CacheEngine
+from lmcache_core.engine.control.descent import Descent
+from lmcache_core.engine.control.moving import Move
+from lmcache_core.errors import (
+    CapacityError,
+    ConflictError,
+    LMCacheError,
+    NotCachedError,
+    UnknownNameError,
+)
+from lmcache_core.keys import Key, Scope
+from lmcache_core.log import get_logger
+
+log = get_logger(__name__)
+
+CLEAR_BATCH = 256
+"""Chunks dropped under one hold of the lock, so that clearing never stalls a step."""
+
+
+class CommandRunner:
+    """Carries out commands against one engine, on the control agent's thread.
+
+    Args:
+        engine: The engine.
+        instance_id: Its id, for replies.
+        incarnation: Its start time, for replies.
+    """
+
+    def __init__(self, engine: CacheEngine, instance_id: str, incarnation: int) -> None:
+        self._engine = engine
+        self._instance_id = instance_id
+        self._incarnation = incarnation
+        self._moves: dict[str, Move] = {}
+        self._descents: dict[str, Descent] = {}
+
+    def must_wait(self, command: Command) -> bool:
+        """Whether what the command asks for is under way, or stores of its tokens are."""
+        if isinstance(command, MoveCommand):
+            begun = command.request_id in self._moves
+            if not begun and self._engine.stores_open_for(command.tokens, command.scope):
+                return True
+            try:
+                return not self._move_of(command).advance()
+            except LMCacheError:
+                return False  # The answer says why.
+        if isinstance(command, PinCommand):
+            pin = command.pin
+            return self._engine.stores_open_for(pin.tokens, pin.scope) or self._descends(command)
+        if isinstance(command, SettleCommand):
+            return self._engine.stores_open_for(command.tokens, command.scope)
+        return False
+
+    def run(self, command: Command) -> Reply:
+        """Carry a command out; every failure is a reply."""
+        reply = self._try(command)
+        if log.isEnabledFor(logging.INFO):  # Making the line costs more than half a pin.
+            log.info(
+                "command.answered",
+                command=type(command).__name__,
+                num_tokens=reply.num_tokens,
+                error=reply.error,
+            )
+        return reply
+
+    def _try(self, command: Command) -> Reply:
+        try:
+            return self._run(command)
+        except UnknownNameError as error:
+            return self._reply(command, error="unknown_location", detail=str(error))
+        except NotCachedError as error:
+            facts = {"asked": error.asked, "cached": error.cached}
+            return self._reply(command, error="missing", detail=str(error), facts=facts)
+        except ConflictError as error:
+            return self._reply(command, error="conflict", detail=str(error))
+        except CapacityError as error:
+            facts = {
+                "asked_bytes": error.asked_bytes,
+                "used_bytes": error.used_bytes,
+                "limit_bytes": error.limit_bytes,
+            }
+            return self._reply(command, error="capacity", detail=str(error), facts=facts)
+        except LMCacheError as error:
+            return self._reply(command, error="invalid", detail=str(error))
+        except Exception as error:
+            # The controller must hear of a defect here rather than wait for
+            # its deadline; the log has the traceback.
+            log.exception("command.crashed", command=type(command).__name__)
+            return self._reply(command, error="internal", detail=f"{type(error).__name__}: {error}")
+
+    def _run(self, command: Command) -> Reply:
+        tiers = self._engine.tiers
+        if isinstance(command, PinCommand):
+            descent = self._descents.pop(command.request_id, None)
+            if descent is not None:
+                descent.end()
+            with tiers.lock:
+                report = tiers.pins.pin(command.pin)
+            return self._reply(command, num_tokens=report.tokens_pinned, pin=report)
+        if isinstance(command, PlanCommand):
+            with tiers.lock:
+                cost = tiers.pins.plan(command.pin)
+            facts = {name: n for name, n in msgspec.structs.asdict(cost).items() if n is not None}
+            return self._reply(command, num_tokens=cost.cached_tokens, facts=facts)
+        if isinstance(command, UnpinCommand):
+            with tiers.lock:
+                released = tiers.pins.unpin(command.pin_id, command.version)
+            return self._reply(command, num_tokens=released)
+        if isinstance(command, ClearCommand):
+            return self._reply(command, num_tokens=self._clear(command))
+        if isinstance(command, MoveCommand):
+            return self._end_move(command)
+        if isinstance(command, SettleCommand):
+            covered = tiers.covered(command.tokens, command.scope)
+            # To the token where one tier has it all, else to the chunk.
+            together = max(tiers.together(command.tokens, command.scope), *covered.values())
+            return self._reply(command, num_tokens=together, facts=covered)
+        if isinstance(command, HealthCommand):
+            sick = sum(not tier.healthy for tier in tiers.status())
+            return self._reply(command, facts={"unhealthy_tiers": sick})
+        return self._reply(
+            command, error="invalid", detail=f"unknown command {type(command).__name__}"
+        )
+
+    def _clear(self, command: ClearCommand) -> int:
+        tiers = self._engine.tiers
+        if command.tokens:
+            keys = self._chain_keys(command.location, command.tokens, command.scope)
+        else:
+            keys = tiers.keys(command.location)
+        batches = _batches(keys)
+        return sum(tiers.drop(command.location, keys, force=command.force) for keys in batches)
+
+    def _descends(self, command: PinCommand) -> bool:
+        """Whether what a pin asks for is on its way to a storage tier; it is brought there."""
+        descent = self._descents.get(command.request_id)
+        if descent is None:
+            tiers, pin = self._engine.tiers, command.pin
+            target = tiers.storage_tier(pin.location)
+            if target is None:
+                return False
+            descent = self._descents[command.request_id] = Descent(
+                tiers,
+                target,
+                tiers.chain_of(pin.tokens, pin.scope),
+                name=command.request_id,
+                progressed=self._engine.note_progress,
+            )
+        return not descent.advance()
+
+    def _move_of(self, command: MoveCommand) -> Move:
+        """The move that a command has begun, or begins now."""
+        move = self._moves.get(command.request_id)
+        if move is None:
+            tiers = self._engine.tiers
+            move = self._moves[command.request_id] = Move(
+                tiers,
+                command.location,
+                command.target,
+                tiers.chain_of(command.tokens, command.scope),
+                keep=command.keep,
+                name=command.request_id,
+                progressed=self._engine.note_progress,
+            )
+        return move
+
+    def _end_move(self, command: MoveCommand) -> Reply:
+        move = self._move_of(command)
+        del self._moves[command.request_id]
+        done = move.advance()
+        move.end()
+        if done:
+            return self._reply(command, num_tokens=move.moved_tokens)
+        return self._reply(
+            command,
+            error="deadline",
+            detail=f"{move.moved_tokens} of {move.tokens} tokens were moved to {command.target} in "
+            "time; ask again for the rest",
+            facts={"moved_tokens": move.moved_tokens, "asked_tokens": move.tokens},
+        )
+
+    def _chain_keys(self, location: str, token_bytes: bytes, scope: Scope) -> list[Key]:
+        tiers = self._engine.tiers
+        with tiers.lock:
+            chain = tiers.chain_of(token_bytes, scope)
+            return [cover.key for cover in tiers.tier(location).covers(chain)]
+
+    def _reply(
+        self,
+        command: Command,
+        *,
+        num_tokens: int = 0,
+        pin: PinReport | None = None,
+        error: str | None = None,
+        detail: str = "",
+        facts: dict[str, int] | None = None,
+    ) -> Reply:
+        return Reply(
+            instance_id=self._instance_id,
+            incarnation=self._incarnation,
+            request_id=command.request_id,
+            num_tokens=num_tokens,
+            pin=pin,
+            error=error,
+            detail=detail,
+            facts=facts or {},
+        )
+
+
+def _batches(keys: list[Key]) -> Iterator[list[Key]]:
+    parts = iter(keys)
+    while batch := list(itertools.islice(parts, CLEAR_BATCH)):
+        yield batch

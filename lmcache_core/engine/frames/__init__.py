@@ -1,0 +1,1 @@
+"""Frames: how a chunk lies in a store, is written, read and proved."""

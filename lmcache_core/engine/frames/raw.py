@@ -1,0 +1,49 @@
+"""Frames that lie in a store exactly as they lie in a slot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lmcache_core.engine.frames.calls import BackendCalls
+from lmcache_core.engine.frames.frame import FrameSeal
+from lmcache_core.engine.frames.reading import Read, Verdict
+from lmcache_core.engine.frames.sealer import Sealing
+from lmcache_core.errors import FrameError
+
+
+class RawFrames:
+    """The form of a tier without serdes: read and written in place, never copied.
+
+    Args:
+        seal: Verifies frames.
+    """
+
+    encoded = False
+
+    def __init__(self, seal: FrameSeal) -> None:
+        self._seal = seal
+
+    def longest(self, read: Read) -> int:
+        """As long as what is known of it."""
+        return len(read.frame)
+
+    def outgoing(self, sealing: Sealing) -> memoryview:
+        """The slot itself, sealed."""
+        sealing.seal()
+        return sealing.frame
+
+    def incoming(self, reads: Sequence[Read], calls: BackendCalls, namespace: bytes) -> Verdict:
+        """Read all in one call, straight into the slots."""
+        lengths = calls.get([read.entry.key for read in reads], [read.frame for read in reads])
+        verdict = Verdict()
+        for read, length in zip(reads, lengths, strict=True):
+            verdict.note(read, length, lambda read, length: self._verify(read, length, namespace))
+        return verdict
+
+    def _verify(self, read: Read, length: int, namespace: bytes) -> None:
+        self._seal.verify(read.entry, read.frame[:length], namespace)
+        if length != len(read.frame):
+            raise FrameError(f"frame of {length} bytes, expected {len(read.frame)}")
+
+    def close(self) -> None:
+        """There is nothing to let go of."""

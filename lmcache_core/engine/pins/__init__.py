@@ -1,0 +1,1 @@
+"""The pins of one engine, kept apart from leases and from bytes."""

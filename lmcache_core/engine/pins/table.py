@@ -1,0 +1,449 @@
+"""The pins of one engine: asked for, marked, lost, renewed, ended."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+from sortedcontainers import SortedList
+
+from lmcache_core.api.pins import OnMissing, PinCost, PinReport, PinRequest, Renew
+from lmcache_core.engine.chunks.entry import Entry
+from lmcache_core.engine.chunks.piece import Cover, Piece, Pieces
+from lmcache_core.engine.chunks.residents import Residents
+from lmcache_core.engine.pins.pin import Pin
+from lmcache_core.engine.pins.reservations import Reservations
+from lmcache_core.errors import CapacityError, ConflictError, NotCachedError, UnknownNameError
+from lmcache_core.keys import Key, KeyChain, Scope
+
+MAX_TOMBSTONES = 4096
+"""Released pins whose version is remembered, so that a late command cannot revive one."""
+
+MAX_PINS = 1 << 16
+
+PINS_AT_ONCE = 16
+"""Pins looked at under one hold of the lock, so that many pins never stall a step."""
+
+
+class PinnableTier(Protocol):
+    """What pins need of a tier."""
+
+    @property
+    def name(self) -> str:
+        """The tier's name."""
+
+    @property
+    def residents(self) -> Residents:
+        """Its accounting and marks."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether what is marked stays."""
+
+    def covers(self, chain: KeyChain) -> list[Cover]:
+        """The entries that cover a sequence from token 0 on, piece by piece."""
+
+    @property
+    def usable(self) -> Callable[[Sequence[Cover]], int] | None:
+        """Tells how many tokens of what some entries cover may be a hit; None for all."""
+
+    def drop(self, keys: Iterable[Key]) -> int:
+        """Drop what is held of some keys; return the tokens that went."""
+
+
+class PinTable:
+    """Marks entries by pin id; never counts.
+
+    Not thread-safe: the engine's lock is held around every call.
+
+    Args:
+        tiers: The tiers by name.
+        chain_of: Makes the key chain of some packed tokens in a scope, under
+            the engine's present namespace.
+        piece_bytes: Bytes a chunk of some packed tokens takes.
+        share: The part of each tier that pins may take.
+        owner_quota_bytes: Bound per owner, each pin charged in full; None
+            for no bound.
+        own_quotas: Bounds of owners that have one of their own.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        tiers: Mapping[str, PinnableTier],
+        *,
+        chain_of: Callable[[bytes, Scope], KeyChain],
+        piece_bytes: Callable[[Piece], int],
+        share: float,
+        owner_quota_bytes: int | None,
+        own_quotas: Mapping[str, int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tiers = tiers
+        self._chain_of = chain_of
+        self._piece_bytes = piece_bytes
+        self._quota = owner_quota_bytes
+        self._own_quotas = own_quotas or {}
+        self._clock = clock
+        self._pins: dict[str, Pin] = {}
+        self._tombstones: OrderedDict[str, int] = OrderedDict()
+        self._reservations = {
+            name: Reservations(tier.residents, piece_bytes) for name, tier in tiers.items()
+        }
+        for tier in tiers.values():
+            residents = tier.residents
+            residents.pin_limit_bytes = int(residents.capacity_bytes * share)
+        self._charged: dict[str, int] = {}
+        self._changed: set[str] = set()
+        self._renewing: set[str] = set()
+        # One a pin, however often it is renewed.
+        self._alarms: SortedList[tuple[float, str]] = SortedList()
+
+    def __len__(self) -> int:
+        """Number of pins."""
+        return len(self._pins)
+
+    def pin(self, request: PinRequest) -> PinReport:
+        """Pin, or change a pin to a version that is not lower.
+
+        Returns:
+            Its report, which is the caller's to tell: only what changes later
+            is among :meth:`take_changed`.
+
+        Raises:
+            UnknownNameError: No tier of that name.
+            ConflictError: A higher version is held or was released.
+            NotCachedError: ``on_missing`` is ``fail`` and something is.
+            CapacityError: It does not fit; pins never evict pins.
+        """
+        tier = self._tiers.get(request.location)
+        if tier is None:
+            raise UnknownNameError("location", request.location, self._tiers)
+        old = self._pins.get(request.pin_id)
+        self._check_version(request, old)
+        if old is not None and old.held_as(request):
+            self._renew(old, request)
+            return self._report(old)
+        new = self._made(request, tier)
+        if request.on_missing is OnMissing.FAIL and new.tokens_pinned < new.tokens_asked:
+            raise NotCachedError(request.location, asked=new.tokens_asked, cached=new.tokens_pinned)
+        new.charge = self._check_room(new, old, tier)
+        self._mark(new)
+        if old is not None:
+            self._unmark(old, keep=new)
+            self._take_out(old)
+        self._put_in(new)
+        return self._report(new)
+
+    def plan(self, request: PinRequest) -> PinCost:
+        """What a pin would cost; nothing is changed.
+
+        Raises:
+            UnknownNameError: No tier of that name.
+        """
+        tier = self._tiers.get(request.location)
+        if tier is None:
+            raise UnknownNameError("location", request.location, self._tiers)
+        return self._cost(self._made(request, tier), self._pins.get(request.pin_id), tier)
+
+    def _made(self, request: PinRequest, tier: PinnableTier) -> Pin:
+        """A pin over what is there, which marks nothing yet."""
+        chain = self._chain_of(request.tokens, request.scope)
+        pin = Pin(request, Pieces(chain, request.tokens), self._due(request), tier.usable)
+        pin.covers = dict(enumerate(tier.covers(chain)))
+        return pin
+
+    def _renew(self, pin: Pin, request: PinRequest) -> None:
+        """Give a pin that holds all it covers another time, order of renewal or label."""
+        # Its marks, room and charge are what they would be if it were made anew.
+        self._take_out(pin)
+        pin.request = request
+        pin.due = self._due(request)
+        pin.awaits = request.on_missing is OnMissing.RESERVE
+        self._put_in(pin)
+
+    def unpin(self, pin_id: str, version: int) -> int:
+        """Release a pin; return the tokens that were pinned, 0 where it is not held.
+
+        Raises:
+            ConflictError: A higher version is held.
+        """
+        pin = self._pins.get(pin_id)
+        if pin is not None and pin.request.version > version:
+            message = f"pin {pin_id!r} is held at version {pin.request.version}, above {version}"
+            raise ConflictError(message)
+        self._tombstones[pin_id] = max(version, self._tombstones.get(pin_id, 0))
+        if len(self._tombstones) > MAX_TOMBSTONES:
+            self._tombstones.popitem(last=False)
+        return 0 if pin is None else self._end(pin)
+
+    def expire(self) -> list[str]:
+        """End pins whose time is up, some at a time; return their ids, none when all are done."""
+        now = self._clock()
+        ended: list[str] = []
+        while self._alarms and self._alarms[0][0] <= now and len(ended) < PINS_AT_ONCE:
+            pin = self._pins[self._alarms[0][1]]
+            if pin.due != pin.alarm:
+                self._set_alarm(pin, pin.due)  # A hit has renewed it since.
+                continue
+            self._end(pin)
+            ended.append(pin.request.pin_id)
+        return ended
+
+    def rebase(self) -> None:
+        """The namespace has changed: nothing held is valid, all of it is awaited."""
+        for pin in self._pins.values():
+            # What was not to be waited for before is not waited for now.
+            wanted = pin.wanted
+            self._unmark(pin, keep=None)
+            pin.pieces = Pieces(self._chain_of(wanted, pin.request.scope), wanted)
+            pin.covers = {}
+            pin.awaits = True
+            pin.lost.clear()
+            self._changed.add(pin.request.pin_id)
+        for pin in self._pins.values():
+            self._mark(pin)
+
+    def awaits(self, location: str, key: Key) -> bool:
+        """Whether a pin in a tier waits for a chunk, which the tier is to be given."""
+        return self._reservations[location].awaits(key)
+
+    def note_admitted(self, location: str, entry: Entry) -> None:
+        """A chunk has come that covers its own tokens and all that begin like them."""
+        met = self._reservations[location].met_by(entry.parent, entry.token_bytes)
+        self._meet(location, entry.key, met)
+
+    def note_stored(self, location: str, key: Key) -> None:
+        """A chunk has come that is found by its own key and nothing shorter is."""
+        self._meet(location, key, self._reservations[location].met_exactly(key))
+
+    def _meet(self, location: str, key: Key, met: Sequence[tuple[Piece, frozenset[str]]]) -> None:
+        """Mark a chunk for the pins that wait for pieces it covers."""
+        if not met:
+            return
+        reservations = self._reservations[location]
+        residents = self._tiers[location].residents
+        freed = sum(reservations.charged(piece) for piece, _ in met)
+        if not residents.may_pin(residents.unmarked_size(key) - freed):
+            # It is longer than what room was kept for; they go on waiting.
+            return
+        for piece, pin_ids in met:
+            for pin_id in pin_ids:
+                reservations.drop(piece, pin_id)
+                self._cover(self._pins[pin_id], piece, key, residents)
+
+    def _cover(self, pin: Pin, piece: Piece, key: Key, residents: Residents) -> None:
+        pin_id = pin.request.pin_id
+        before = pin.covers.get(piece.number)
+        pin.covers[piece.number] = Cover(key, pin.pieces.tokens(piece.number))
+        pin.lost.discard(piece.number)
+        residents.mark(key, pin_id)
+        if before is not None and before.key != key:
+            residents.unmark(before.key, pin_id)
+        self._changed.add(pin_id)
+
+    def note_moved(self, location: str, old: Key, new: Key, marks: Iterable[str]) -> None:
+        """A longer chunk has taken the place of a marked one."""
+        residents = self._tiers[location].residents
+        for pin_id in marks:
+            pin = self._pins[pin_id]
+            for number, cover in pin.covers.items():
+                if cover.key == old:
+                    pin.covers[number] = Cover(new, cover.tokens)
+            residents.mark(new, pin_id)
+            self._changed.add(pin_id)
+
+    def note_lost(self, location: str, key: Key, marks: Iterable[str]) -> None:
+        """A marked chunk has gone: what it covered is reserved again."""
+        for pin_id in marks:
+            pin = self._pins[pin_id]
+            for number in [n for n, cover in pin.covers.items() if cover.key == key]:
+                del pin.covers[number]
+                pin.lost.add(number)
+                self._reservations[location].add(pin.pieces[number], pin_id)
+            self._changed.add(pin_id)
+
+    def note_hit(self, location: str, key: Key) -> None:
+        """The first chunk of a hit, which all its pins mark: renew those that ask for it."""
+        residents = self._tiers[location].residents
+        for pin_id in residents.marks_among(key, self._renewing):
+            pin = self._pins[pin_id]
+            pin.due = self._due(pin.request)
+            # The ledger keeps deadlines too and must not end it meanwhile.
+            self._changed.add(pin_id)
+
+    def report(self, pin_id: str) -> PinReport | None:
+        """The report of one pin, or None."""
+        pin = self._pins.get(pin_id)
+        return None if pin is None else self._report(pin)
+
+    def ids(self) -> list[str]:
+        """The ids of all pins."""
+        return list(self._pins)
+
+    def held(self, pin_ids: Iterable[str]) -> list[tuple[PinRequest, PinReport]]:
+        """Pins as they were asked for, with the seconds that are left, and their reports."""
+        now = self._clock()
+        held = []
+        for pin in (self._pins[pin_id] for pin_id in pin_ids if pin_id in self._pins):
+            left = None if pin.due is None else max(0.0, pin.due - now)
+            request = msgspec.structs.replace(pin.request, ttl_seconds=left)
+            held.append((request, self._report(pin)))
+        return held
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether any pin has changed since it was last told of."""
+        return bool(self._changed)
+
+    def take_changed(self) -> list[PinReport]:
+        """Reports of pins that changed since they were last taken, some at a time."""
+        count = min(PINS_AT_ONCE, len(self._changed))
+        return [self._report(self._pins[self._changed.pop()]) for _ in range(count)]
+
+    def note_untold(self, pin_ids: Iterable[str]) -> None:
+        """What was taken of these pins has reached nobody."""
+        self._changed.update(pin_id for pin_id in pin_ids if pin_id in self._pins)
+
+    def _check_version(self, request: PinRequest, old: Pin | None) -> None:
+        held = old.request.version if old else self._tombstones.get(request.pin_id, -1)
+        if held > request.version or (old is None and held == request.version):
+            message = (
+                f"pin {request.pin_id!r} is at version {held}, not below {request.version}; "
+                "ask again with a higher version"
+            )
+            raise ConflictError(message)
+        if old is None and len(self._pins) >= MAX_PINS:
+            raise CapacityError(
+                "pins of this engine",
+                asked_bytes=0,
+                used_bytes=len(self._pins),
+                limit_bytes=MAX_PINS,
+                advice="release pins that are no longer needed",
+            )
+
+    def _cost(self, new: Pin, old: Pin | None, tier: PinnableTier) -> PinCost:
+        residents = tier.residents
+        reservations = self._reservations[tier.name]
+        covers = {cover.key for cover in new.covers.values()}
+        missing = new.missing() if new.awaits else []
+        asked = sum(residents.size(key) for key in covers if not residents.marked(key))
+        asked += reservations.new_bytes(missing)
+        full = sum(residents.size(key) for key in covers)
+        full += sum(self._piece_bytes(piece) for piece in missing)
+        owner = new.request.owner
+        charged = self._charged.get(owner, 0)
+        if old is not None and old.request.owner == owner:
+            charged -= old.charge
+        return PinCost(
+            cached_tokens=new.tokens_pinned,
+            asked_bytes=asked,
+            pinned_bytes=residents.pinned_bytes + residents.reserved_bytes,
+            pin_limit_bytes=residents.pin_limit_bytes if residents.capacity_bytes else None,
+            charged_bytes=full,
+            owner_bytes=charged,
+            owner_limit_bytes=self._own_quotas.get(owner, self._quota),
+        )
+
+    def _check_room(self, new: Pin, old: Pin | None, tier: PinnableTier) -> int:
+        """Refuse a pin that does not fit; return what its owner is charged."""
+        cost = self._cost(new, old, tier)
+        if not cost.fits_tier:
+            raise CapacityError(
+                f"pins of tier {tier.name}",
+                asked_bytes=cost.asked_bytes,
+                used_bytes=cost.pinned_bytes,
+                limit_bytes=tier.residents.pin_limit_bytes,
+                advice="release pins, raise pin_max_share, or give the tier more room",
+            )
+        if cost.owner_limit_bytes is not None and not cost.fits_owner:
+            owner = new.request.owner
+            key = "request_pin_quota" if owner in self._own_quotas else "pin_owner_quota"
+            raise CapacityError(
+                f"pins of owner {owner}",
+                asked_bytes=cost.charged_bytes,
+                used_bytes=cost.owner_bytes,
+                limit_bytes=cost.owner_limit_bytes,
+                advice=f"release pins of this owner or raise {key}",
+            )
+        return cost.charged_bytes
+
+    def _put_in(self, pin: Pin) -> None:
+        request = pin.request
+        self._pins[request.pin_id] = pin
+        self._charge(request.owner, pin.charge)
+        if request.renew is Renew.ON_HIT and request.ttl_seconds is not None:
+            self._renewing.add(request.pin_id)
+        self._set_alarm(pin, pin.due)
+
+    def _take_out(self, pin: Pin) -> None:
+        request = pin.request
+        del self._pins[request.pin_id]
+        self._charge(request.owner, -pin.charge)
+        self._renewing.discard(request.pin_id)
+        self._set_alarm(pin, None)
+        self._changed.discard(request.pin_id)
+
+    def _charge(self, owner: str, nbytes: int) -> None:
+        total = self._charged.pop(owner, 0) + nbytes
+        if total:
+            self._charged[owner] = total
+
+    def _set_alarm(self, pin: Pin, at: float | None) -> None:
+        if pin.alarm is not None:
+            self._alarms.remove((pin.alarm, pin.request.pin_id))
+        pin.alarm = at
+        if at is not None:
+            self._alarms.add((at, pin.request.pin_id))
+
+    def _due(self, request: PinRequest) -> float | None:
+        return None if request.ttl_seconds is None else self._clock() + request.ttl_seconds
+
+    def _mark(self, pin: Pin) -> None:
+        residents = self._tiers[pin.request.location].residents
+        for cover in pin.covers.values():
+            residents.mark(cover.key, pin.request.pin_id)
+        if pin.awaits:
+            for piece in pin.missing():
+                self._reservations[pin.request.location].add(piece, pin.request.pin_id)
+
+    def _unmark(self, pin: Pin, keep: Pin | None) -> None:
+        location = pin.request.location
+        same = keep is not None and keep.request.location == location
+        kept_keys = {cover.key for cover in keep.covers.values()} if keep and same else set()
+        kept_pieces = (
+            {piece.key for piece in keep.missing()} if keep and same and keep.awaits else set()
+        )
+        residents = self._tiers[location].residents
+        for cover in pin.covers.values():
+            if cover.key not in kept_keys:
+                residents.unmark(cover.key, pin.request.pin_id)
+        reservations = self._reservations[location]
+        for number, key in enumerate(pin.pieces.keys):
+            if key not in kept_pieces and reservations.waits(key, pin.request.pin_id):
+                reservations.drop(pin.pieces[number], pin.request.pin_id)
+
+    def _end(self, pin: Pin) -> int:
+        tokens = pin.tokens_pinned if self._tiers[pin.request.location].holds else 0
+        self._unmark(pin, keep=None)
+        self._take_out(pin)
+        return tokens
+
+    def _pinned_bytes(self, pin: Pin) -> int:
+        residents = self._tiers[pin.request.location].residents
+        return sum(residents.size(key) for key in {c.key for c in pin.covers.values()})
+
+    def _reserved_bytes(self, pin: Pin) -> int:
+        reservations = self._reservations[pin.request.location]
+        return reservations.held_by(pin.request.pin_id, pin.pieces.keys)
+
+    def _report(self, pin: Pin) -> PinReport:
+        return pin.report(
+            self._clock(),
+            holds=self._tiers[pin.request.location].holds,
+            pinned_bytes=self._pinned_bytes(pin),
+            reserved_bytes=self._reserved_bytes(pin),
+        )

@@ -1,0 +1,1 @@
+"""One storage tier: any storage backend, driven from threads of its own."""

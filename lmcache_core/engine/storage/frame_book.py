@@ -1,0 +1,155 @@
+"""What is known of the frames of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lmcache_core.engine.chunks.entry import Entry
+from lmcache_core.engine.chunks.geometry import Geometry
+from lmcache_core.engine.chunks.hit_rule import HitRule
+from lmcache_core.engine.chunks.pages import Pages
+from lmcache_core.engine.chunks.piece import Cover
+from lmcache_core.engine.chunks.residents import Residents
+from lmcache_core.keys import Key
+
+
+class Facts(NamedTuple):
+    """What is known of one frame.
+
+    Attributes:
+        tokens: Tokens of its chunk; None where that is not known.
+        pages: Which pages of it are there; None for all, as in an entry.
+        guessed: Whether ``pages`` is not known.
+    """
+
+    tokens: int | None
+    pages: Pages = None
+    guessed: bool = False
+
+
+class FrameBook:
+    """Tokens and pages of frames, by key.
+
+    A raw frame's length says how many blocks a complete chunk of it has, and
+    where tails may leave host memory not how many tokens. An encoded one's
+    says nothing: of one that was there before us no page is certain, until
+    somebody asks for its tokens or it is read.
+
+    Not thread-safe: the engine's lock is held around every call.
+
+    Args:
+        geometry: What pages a chunk has.
+        chunk_tokens: Tokens in a whole chunk.
+        rule: Where a hit may end; None where it may end anywhere.
+        residents: The lengths of the frames.
+        encoded: Whether the frames are.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        chunk_tokens: int,
+        rule: HitRule | None,
+        residents: Residents,
+        *,
+        encoded: bool = False,
+    ) -> None:
+        self.rule = rule
+        self._geometry = geometry
+        self._chunk_tokens = chunk_tokens
+        self._residents = residents
+        self._encoded = encoded
+        self._facts: dict[Key, Facts] = {}
+        # Nearly all frames share a few facts.
+        self._common: dict[int | None, Facts] = {}
+
+    def keep(self, key: Key, facts: Facts) -> None:
+        """Keep what is known of a frame."""
+        if facts.pages is None and not facts.guessed:
+            facts = self._common.setdefault(facts.tokens, facts)
+        self._facts[key] = facts
+
+    def forget(self, key: Key) -> None:
+        """Forget a frame that is known."""
+        del self._facts[key]
+
+    def facts(self, key: Key) -> Facts:
+        """What is known of a frame that is there."""
+        return self._facts[key]
+
+    def guess(self, nbytes: int) -> Facts:
+        """What the length of a frame that was there before us tells."""
+        exact = not self._encoded and not self._geometry.clears_tails
+        return Facts(self._most_tokens(nbytes) if exact else None, guessed=self.rule is not None)
+
+    @property
+    def lengths_differ(self) -> bool:
+        """Whether two whole frames of one chunk may have different lengths."""
+        return self._encoded or self.rule is not None
+
+    def present(self, entry: Entry, nbytes: int, ours: int) -> Facts:
+        """What is known of a frame that somebody else has written meanwhile.
+
+        Args:
+            entry: The chunk.
+            nbytes: Length of that frame.
+            ours: Length that it would have had from us.
+        """
+        if self.rule is None or (nbytes == ours and not self._encoded):
+            return Facts(entry.tokens, entry.pages)
+        return self.guess(nbytes)
+
+    def tokens(self, key: Key) -> int:
+        """Tokens of a frame that is there, as few as there can be where that is not known."""
+        tokens = self._facts[key].tokens
+        if tokens is not None:
+            return tokens
+        if self._encoded:
+            return 1
+        return max(
+            1, self._most_tokens(self._residents.size(key)) - self._geometry.block_tokens + 1
+        )
+
+    def raw_bytes(self, key: Key) -> int | None:
+        """Length of a frame as it would lie in a slot; None where that is not known."""
+        facts = self._facts.get(key)
+        if facts is None:
+            return None
+        if not self._encoded:
+            return self._residents.size(key)
+        if facts.tokens is None or facts.guessed:
+            return None
+        return self._geometry.frame_bytes(facts.tokens, facts.pages)
+
+    def learn(self, covers: Sequence[Cover]) -> None:
+        """Somebody names the tokens of frames that are there."""
+        for key, tokens in covers:
+            facts = self._facts[key]
+            if facts.tokens is None:
+                self.keep(key, facts._replace(tokens=tokens))
+
+    def usable(self, covers: Sequence[Cover]) -> int:
+        """Tokens of a prefix that may be a hit.
+
+        Args:
+            covers: What covers it, piece by piece.
+        """
+        tokens = sum(cover.tokens for cover in covers)
+        rule = self.rule
+        if rule is None:
+            return tokens
+        return rule.end([self._pages_of(cover, rule) for cover in covers], tokens)
+
+    def _pages_of(self, cover: Cover, rule: HitRule) -> Pages:
+        facts = self._facts[cover.key]
+        # A raw frame that was there before us and is too short has not all.
+        if facts.guessed and (
+            self._encoded or self._most_tokens(self._residents.size(cover.key)) < cover.tokens
+        ):
+            return rule.no_pages
+        return facts.pages
+
+    def _most_tokens(self, nbytes: int) -> int:
+        """Tokens of a complete raw frame of some length, where it fills its blocks."""
+        return min(self._geometry.frame_tokens(nbytes), self._chunk_tokens)

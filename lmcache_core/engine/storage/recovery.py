@@ -1,0 +1,84 @@
+"""Taking in what a store has kept without holding up whoever serves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from lmcache_core.engine.storage.holdings import Holdings, Known
+from lmcache_core.keys import Key
+from lmcache_core.log import get_logger
+
+log = get_logger(__name__)
+
+BATCH_FRAMES = 128
+"""Frames taken in under one hold of the engine's lock, some tenths of a millisecond."""
+
+PAUSE_SECONDS = 1e-4
+"""Between batches. Giving up the interpreter's lock is not enough: who waits for it has to
+wake up before it is taken again."""
+
+
+class Recovery:
+    """Goes through a store once, when it is opened.
+
+    Args:
+        holdings: The tier's state.
+        scan: Yields key and length of every frame.
+
+    Attributes:
+        over: Set when it has ended.
+        stopping: Ends it early.
+    """
+
+    def __init__(self, holdings: Holdings, scan: Callable[[], Iterator[tuple[Key, int]]]) -> None:
+        self._holdings = holdings
+        self._scan = scan
+        self.over = threading.Event()
+        self.stopping = False
+
+    def run(self, make_room: Callable[[int], object]) -> None:
+        """Take in what there is, in batches; on the thread that writes, before it does.
+
+        Args:
+            make_room: Evicts what is above the tier's bound.
+        """
+        started = time.monotonic()
+        holdings = self._holdings
+        try:
+            for batch in paced(self._scan()):
+                if self.stopping:
+                    return
+                with holdings.lock:
+                    for key, nbytes in batch:
+                        if key not in holdings.residents:
+                            holdings.take(Known(key, nbytes, holdings.book.guess(nbytes)))
+                            holdings.counters["recovered_frames"] += 1
+            make_room(0)
+        except (Exception, SystemExit) as error:
+            # What was found so far is served all the same.
+            log.exception("tier.recovery_failed", tier=holdings.name, error=str(error))
+            with holdings.lock:
+                holdings.breaker.failed()
+        finally:
+            self.over.set()
+        frames = holdings.counters["recovered_frames"]
+        if frames:
+            seconds = round(time.monotonic() - started, 3)
+            log.info("tier.recovered", tier=holdings.name, frames=frames, seconds=seconds)
+
+
+def paced(found: Iterator[tuple[Key, int]]) -> Iterator[list[tuple[Key, int]]]:
+    """Cut a scan into batches with a pause after each.
+
+    Args:
+        found: Keys and lengths, as a backend's ``scan`` yields them.
+
+    Yields:
+        The same, some at a time.
+    """
+    while batch := list(islice(found, BATCH_FRAMES)):
+        yield batch
+        time.sleep(PAUSE_SECONDS)
