@@ -136,8 +136,9 @@ def test_in_a_shared_store_frames_of_others_are_left_alone_and_asked_for_once():
             assert rig.serve(LONG) == 0
             settle(rig)
             assert (backend.gets, counters(rig)["foreign_frames"]) == (4, 4)
-            flood(rig)
-            settle(rig)
+            for number in range(20):
+                flood(rig, 1, base=50_000 + 100 * number)
+                settle(rig)  # Or else what more than half of memory waits for is not written.
             assert rig.serve(LONG) == 0
             settle(rig)
             assert backend.gets == 4
