@@ -322,9 +322,9 @@ class ControlAgent:
         tiers = self._engine.tiers
         while True:
             with tiers.lock:
+                if not tiers.pins.alarmed:
+                    return
                 ended = tiers.pins.expire()
-            if not ended:
-                return
             for pin_id in ended:
                 log.info("pin.expired", pin_id=pin_id)
 

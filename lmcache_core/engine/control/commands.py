@@ -19,7 +19,7 @@ from lmcache_core.api.messages import (
     SettleCommand,
     UnpinCommand,
 )
-from lmcache_core.api.pins import PinReport
+from lmcache_core.api.pins import PinReport, PinRequest
 from lmcache_core.engine.cache.engine import CacheEngine
 from lmcache_core.engine.control.descent import Descent
 from lmcache_core.engine.control.moving import Move
@@ -66,11 +66,20 @@ class CommandRunner:
             except LMCacheError:
                 return False  # The answer says why.
         if isinstance(command, PinCommand):
-            pin = command.pin
-            return self._engine.stores_open_for(pin.tokens, pin.scope) or self._descends(command)
+            return self._stores_open_for(command.pin) or self._descends(command)
         if isinstance(command, SettleCommand):
             return self._engine.stores_open_for(command.tokens, command.scope)
         return False
+
+    def _stores_open_for(self, pin: PinRequest) -> bool:
+        """Whether stores are under way that a pin could hold more by."""
+        engine = self._engine
+        if not engine.open_jobs:
+            return False
+        with engine.tiers.lock:
+            if engine.tiers.pins.holds(pin):
+                return False
+        return engine.stores_open_for(pin.tokens, pin.scope)
 
     def run(self, command: Command) -> Reply:
         """Carry a command out; every failure is a reply."""

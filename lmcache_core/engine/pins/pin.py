@@ -67,7 +67,7 @@ class Pin:
     @property
     def tokens_pinned(self) -> int:
         """Length of its prefix whose bytes stay and may be a hit."""
-        tokens = self._prefix(self.covers)
+        tokens = self.tokens_asked if self._whole else self._prefix(self.covers)
         if self._usable is None or not tokens:
             return tokens
         size = self.pieces.tokens(0)
@@ -99,6 +99,14 @@ class Pin:
             for number in range(len(self.pieces))
             if self._covered(number) < self.pieces.tokens(number)
         ]
+
+    @property
+    def _whole(self) -> bool:
+        """Whether all is covered, as of most pins, told without a look at each piece."""
+        covers = self.covers
+        return len(covers) == len(self.pieces) and self.tokens_asked == sum(
+            [tokens for _, tokens in covers.values()]
+        )
 
     def _covered(self, number: int) -> int:
         cover = self.covers.get(number)

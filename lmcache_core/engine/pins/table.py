@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
-from sortedcontainers import SortedList
 
 from lmcache_core.api.pins import OnMissing, PinCost, PinReport, PinRequest, Renew
 from lmcache_core.engine.chunks.entry import Entry
 from lmcache_core.engine.chunks.piece import Cover, Piece, Pieces
 from lmcache_core.engine.chunks.residents import Residents
+from lmcache_core.engine.pins.alarms import Alarms
 from lmcache_core.engine.pins.pin import Pin
 from lmcache_core.engine.pins.reservations import Reservations
 from lmcache_core.errors import CapacityError, ConflictError, NotCachedError, UnknownNameError
@@ -99,8 +99,7 @@ class PinTable:
         self._charged: dict[str, int] = {}
         self._changed: set[str] = set()
         self._renewing: set[str] = set()
-        # One a pin, however often it is renewed.
-        self._alarms: SortedList[tuple[float, str]] = SortedList()
+        self._alarms = Alarms()
 
     def __len__(self) -> int:
         """Number of pins."""
@@ -138,6 +137,11 @@ class PinTable:
         self._put_in(new)
         return self._report(new)
 
+    def holds(self, request: PinRequest) -> bool:
+        """Whether a pin holds all that is asked for, so that asking renews it."""
+        pin = self._pins.get(request.pin_id)
+        return pin is not None and pin.held_as(request)
+
     def plan(self, request: PinRequest) -> PinCost:
         """What a pin would cost; nothing is changed.
 
@@ -159,11 +163,12 @@ class PinTable:
     def _renew(self, pin: Pin, request: PinRequest) -> None:
         """Give a pin that holds all it covers another time, order of renewal or label."""
         # Its marks, room and charge are what they would be if it were made anew.
-        self._take_out(pin)
         pin.request = request
         pin.due = self._due(request)
         pin.awaits = request.on_missing is OnMissing.RESERVE
-        self._put_in(pin)
+        self._note_renewing(request)
+        self._alarms.set(pin)
+        self._changed.discard(request.pin_id)
 
     def unpin(self, pin_id: str, version: int) -> int:
         """Release a pin; return the tokens that were pinned, 0 where it is not held.
@@ -180,17 +185,25 @@ class PinTable:
             self._tombstones.popitem(last=False)
         return 0 if pin is None else self._end(pin)
 
+    @property
+    def alarmed(self) -> bool:
+        """Whether some pin's time is to be looked at."""
+        return self._alarms.first(self._clock()) is not None
+
     def expire(self) -> list[str]:
-        """End pins whose time is up, some at a time; return their ids, none when all are done."""
+        """Look at some pins that are to be looked at; return the ids of those that have ended."""
         now = self._clock()
         ended: list[str] = []
-        while self._alarms and self._alarms[0][0] <= now and len(ended) < PINS_AT_ONCE:
-            pin = self._pins[self._alarms[0][1]]
+        for _ in range(PINS_AT_ONCE):
+            pin_id = self._alarms.first(now)
+            if pin_id is None:
+                break
+            pin = self._pins[pin_id]
             if pin.due != pin.alarm:
-                self._set_alarm(pin, pin.due)  # A hit has renewed it since.
+                self._alarms.set_anew(pin)  # It has been renewed since.
                 continue
             self._end(pin)
-            ended.append(pin.request.pin_id)
+            ended.append(pin_id)
         return ended
 
     def rebase(self) -> None:
@@ -375,29 +388,27 @@ class PinTable:
         request = pin.request
         self._pins[request.pin_id] = pin
         self._charge(request.owner, pin.charge)
-        if request.renew is Renew.ON_HIT and request.ttl_seconds is not None:
-            self._renewing.add(request.pin_id)
-        self._set_alarm(pin, pin.due)
+        self._note_renewing(request)
+        self._alarms.set(pin)
 
     def _take_out(self, pin: Pin) -> None:
         request = pin.request
         del self._pins[request.pin_id]
         self._charge(request.owner, -pin.charge)
         self._renewing.discard(request.pin_id)
-        self._set_alarm(pin, None)
+        self._alarms.drop(pin)
         self._changed.discard(request.pin_id)
+
+    def _note_renewing(self, request: PinRequest) -> None:
+        if request.renew is Renew.ON_HIT and request.ttl_seconds is not None:
+            self._renewing.add(request.pin_id)
+        else:
+            self._renewing.discard(request.pin_id)
 
     def _charge(self, owner: str, nbytes: int) -> None:
         total = self._charged.pop(owner, 0) + nbytes
         if total:
             self._charged[owner] = total
-
-    def _set_alarm(self, pin: Pin, at: float | None) -> None:
-        if pin.alarm is not None:
-            self._alarms.remove((pin.alarm, pin.request.pin_id))
-        pin.alarm = at
-        if at is not None:
-            self._alarms.add((at, pin.request.pin_id))
 
     def _due(self, request: PinRequest) -> float | None:
         return None if request.ttl_seconds is None else self._clock() + request.ttl_seconds
@@ -434,7 +445,7 @@ class PinTable:
 
     def _pinned_bytes(self, pin: Pin) -> int:
         residents = self._tiers[pin.request.location].residents
-        return sum(residents.size(key) for key in {c.key for c in pin.covers.values()})
+        return sum(map(residents.size, {key for key, _ in pin.covers.values()}))
 
     def _reserved_bytes(self, pin: Pin) -> int:
         reservations = self._reservations[pin.request.location]
