@@ -131,6 +131,13 @@ def test_many_sorted_lists_are_merged(numbers, part, sampled):
         assert list(chain.from_iterable(parts)) == sorted(chain.from_iterable(runs))
 
 
+@given(st.dictionaries(st.binary(min_size=1, max_size=2), st.integers(0, 50)))
+def test_a_run_is_in_the_order_of_use_whatever_the_clock_has_done(uses):
+    run = ordering.Run.of(uses)
+    assert list(run.uses) == sorted(uses.values())
+    assert [uses[key] for key in run.keys] == list(run.uses)
+
+
 @pytest.mark.parametrize("where", ["anywhere", "end", "gone", "empty", "foreign"])
 def test_a_spoilt_snapshot_is_seen_and_the_files_are_listed(stopped, where, caplog):
     snapshot = stopped.root / "index"
