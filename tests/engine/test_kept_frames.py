@@ -73,6 +73,46 @@ def test_what_was_kept_and_is_above_a_lower_limit_goes_in_the_order_it_was_told(
         assert list(store.frames) == told[2:]
 
 
+@pytest.mark.parametrize("batch", [1, 3, 256])
+def test_a_frame_that_is_told_twice_counts_once(store, monkeypatch, batch):
+    monkeypatch.setattr(recovery, "BATCH_FRAMES", batch)
+
+    class Repeating(Kept):
+        def scan(self):
+            for frame in super().scan():
+                yield from (frame, frame)
+
+    backend = Repeating(store)
+    spec = storage_spec("dict", lambda _config, _context: backend, KEPT)
+    with Rig(chunks=8, storage=[spec]) as rig:
+        settle(rig)
+        assert (below(rig).entries, below(rig).used_bytes) == (4, 4 * FRAME_BYTES)
+        assert rig.engine.counters()["dict.recovered_frames"] == 4
+
+
+def test_what_was_taken_in_is_served_while_the_rest_is_still_being_told(store, monkeypatch):
+    monkeypatch.setattr(storage_tier, "RECOVER_SECONDS", 0)
+    monkeypatch.setattr(recovery, "BATCH_FRAMES", 2)
+    taken, gate = threading.Event(), threading.Event()
+
+    class Halting(Kept):
+        def scan(self):
+            for number, frame in enumerate(super().scan()):
+                if number == 2:
+                    taken.set()
+                    gate.wait(30)
+                yield frame
+
+    backend = Halting(store)
+    spec = storage_spec("dict", lambda _config, _context: backend, KEPT)
+    with Rig(chunks=8, storage=[spec]) as rig:
+        assert taken.wait(30)
+        try:
+            assert rig.serve(LONG) == 2 * CHUNK_TOKENS
+        finally:
+            gate.set()
+
+
 def test_frames_of_another_namespace_are_counted_and_evicted_and_never_served(store):
     for number, frame in enumerate(list(store.frames.values())):
         store.frames[bytes([number]) * 32] = frame

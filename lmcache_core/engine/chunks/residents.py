@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from lmcache_core.api import EvictionPolicy
 from lmcache_core.keys import Key
@@ -67,6 +67,18 @@ class Residents:
         self._sizes[key] = nbytes
         self.used_bytes += nbytes
         self._policy.admit(key)
+
+    def add_all(self, sizes: Mapping[Key, int]) -> None:
+        """Take keys that are not there, in their order.
+
+        Args:
+            sizes: Bytes of each.
+        """
+        self._sizes.update(sizes)
+        self.used_bytes += sum(sizes.values())
+        admit = self._policy.admit
+        for key in sizes:
+            admit(key)
 
     def discard(self, key: Key, *, evicted: bool = False) -> frozenset[str]:
         """Let a key go; return the marks it carried.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -111,6 +111,19 @@ class Holdings:
         self.on_admitted(known.key)
         if self._most_frames is not None and len(self.residents) > self._most_frames:
             self.forget_one()
+
+    def take_kept(self, frames: Iterable[tuple[Key, int]]) -> int:
+        """Account for frames that were there before us; return how many were not known.
+
+        Args:
+            frames: Keys and lengths, a bounded number.
+        """
+        residents = self.residents
+        fresh = {key: nbytes for key, nbytes in frames if key not in residents}
+        residents.add_all(fresh)
+        for key in fresh:
+            self.on_admitted(key)
+        return len(fresh)
 
     def note_foreign(self, key: Key) -> None:
         """Remember that the store has a frame that this tier does not read, and will keep it."""

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from lmcache_core.engine.storage.holdings import Holdings, Known
+from lmcache_core.engine.storage.holdings import Holdings
 from lmcache_core.keys import Key
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
 
-BATCH_FRAMES = 128
+BATCH_FRAMES = 256
 """Frames taken in under one hold of the engine's lock, some tenths of a millisecond."""
 
 PAUSE_SECONDS = 1e-4
@@ -52,10 +52,7 @@ class Recovery:
                 if self.stopping:
                     return
                 with holdings.lock:
-                    for key, nbytes in batch:
-                        if key not in holdings.residents:
-                            holdings.take(Known(key, nbytes, holdings.book.guess(nbytes)))
-                            holdings.counters["recovered_frames"] += 1
+                    holdings.counters["recovered_frames"] += holdings.take_kept(batch)
             make_room(0)
         except (Exception, SystemExit) as error:
             # What was found so far is served all the same.

@@ -188,7 +188,7 @@ def _verdict(store: StoreFolder, verified: Verified, **facts: str | None) -> Row
 
 def _remove_unused(owned: Disk, days: float) -> dict[str, int]:
     before_us = (time.time() - days * DAY_SECONDS) * 1e6
-    old = [(use, key) for use, key in owned.found() if used_at(use) < before_us]
+    old = [(use, key) for part in owned.found() for use, key in part if used_at(use) < before_us]
     for _, key in old:
         owned.remove(key)
     return {
