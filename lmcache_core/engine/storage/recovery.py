@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 
+from lmcache_core.engine.frames.record import is_record
 from lmcache_core.engine.storage.holdings import Holdings, Known
 from lmcache_core.keys import Key
 from lmcache_core.log import get_logger
@@ -39,23 +40,33 @@ class Recovery:
         self.over = threading.Event()
         self.stopping = False
 
-    def run(self, make_room: Callable[[int], object]) -> None:
+    def run(
+        self,
+        make_room: Callable[[int], object],
+        take_records: Callable[[list[tuple[Key, int]]], object],
+    ) -> None:
         """Take in what there is, in batches; on the thread that writes, before it does.
 
         Args:
             make_room: Evicts what is above the tier's bound.
+            take_records: Takes keys and lengths of what is no chunk's, before
+                anything is evicted.
         """
         started = time.monotonic()
         holdings = self._holdings
+        records: list[tuple[Key, int]] = []
         try:
             for batch in paced(self._scan()):
                 if self.stopping:
                     return
                 with holdings.lock:
                     for key, nbytes in batch:
-                        if key not in holdings.residents:
+                        if is_record(key):
+                            records.append((key, nbytes))
+                        elif key not in holdings.residents:
                             holdings.take(Known(key, nbytes, holdings.book.guess(nbytes)))
                             holdings.counters["recovered_frames"] += 1
+            take_records(records)
             make_room(0)
         except (Exception, SystemExit) as error:
             # What was found so far is served all the same.
