@@ -211,6 +211,7 @@ class ControlAgent:
             self._note_adopted(message)
         elif isinstance(message, Welcome):
             self._welcomed = True
+            self._runner.bond.welcome(message)
             self._retry_seconds = FIRST_RETRY_SECONDS
             self._next_heartbeat = self._clock() + self._heartbeat_seconds
             if message.want_snapshot:
@@ -299,6 +300,7 @@ class ControlAgent:
                 serving_url=self._serving_url,
                 version=__version__,
                 heartbeat_seconds=self._heartbeat_seconds,
+                ledger_id=self._runner.bond.serves,
             )
         )
         # Jitter keeps a fleet from knocking in step after a controller's restart.

@@ -14,6 +14,9 @@ from lmcache_core.engine.pins.pin import Pin
 from lmcache_core.engine.pins.record import PinRecord
 from lmcache_core.keys import TOKEN_BYTES
 
+LEDGER = ":ledger"
+"""Name of the record that says which ledger the pins are in; no pin is called so."""
+
 RENEWED_SHARE = 8
 """A pin that hits renew is kept anew when this part of its time has gone by."""
 
@@ -86,6 +89,7 @@ class PinKeeping:
         wall: Unix time.
 
     Attributes:
+        ledger_id: The ledger that the pins are in; empty where none is known.
         settled: Called with the id of each pin that has become durable.
         carried_out: Called when something that was queued has been tried.
     """
@@ -97,6 +101,7 @@ class PinKeeping:
         identity: bytes,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        self.ledger_id = ""
         self.settled: Callable[[str], None] = lambda _pin_id: None
         self.carried_out: Callable[[], None] = lambda: None
         self._stores = stores
@@ -126,6 +131,17 @@ class PinKeeping:
     def is_failing(self, pin_id: str) -> bool:
         """Whether the tier that keeps a pin has failed lately."""
         return self._stores[self._homes.get(pin_id, self._first)].failing
+
+    def serve(self, ledger_id: str) -> None:
+        """The pins are in a ledger from now on."""
+        if ledger_id == self.ledger_id:
+            return
+        self.ledger_id = ledger_id
+        if self._stores:
+            # Ahead of the pins that the ledger will ask for.
+            self._stores[self._first].keep(
+                LEDGER, ledger_id.encode, lambda _failure: None, syncs=False
+            )
 
     def made(self, pin: Pin, left_seconds: float | None) -> None:
         """A pin was made or changed.

@@ -20,15 +20,12 @@ class PinRecord(msgspec.Struct, frozen=True, kw_only=True):
         wanted_tokens: Length of the prefix that was held or waited for: what
             a pin has not been asked to wait for, it does not wait for later.
         namespace: The identity of the namespace that its tokens are cached in.
-        ledger_id: The ledger that it is in; empty for one that no ledger has
-            named itself for.
     """
 
     request: PinRequest
     ends_at: float | None
     wanted_tokens: int
     namespace: bytes
-    ledger_id: str = ""
 
     def pack(self) -> bytes:
         """The record as bytes."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from lmcache_core.engine.frames.record import Record
-from lmcache_core.engine.pins.keeping import PinKeeping
+from lmcache_core.engine.pins.keeping import LEDGER, PinKeeping
 from lmcache_core.engine.pins.record import PinRecord
 from lmcache_core.engine.pins.table import PinTable
 from lmcache_core.errors import LMCacheError
@@ -55,6 +55,10 @@ class PinRestoring:
             latest: Unix time of the latest record that is there: it is later
                 now, whatever the clock says.
         """
+        if record.name == LEDGER:
+            with self._lock:
+                self._keeping.ledger_id = self._keeping.ledger_id or record.body.decode()
+            return True
         try:
             kept = PinRecord.parse(record.body)
             return self._restore(tier, kept, max(self._wall(), latest))
