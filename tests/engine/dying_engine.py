@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lmcache_core.api.frames import is_record
 from lmcache_core.engine.frames.calls import BackendCalls
-from lmcache_core.engine.frames.record import is_record
 from tests.engine.test_kept_pins import engine, pin, unpin
 from tests.engine.test_local_disk import Folder
 from tests.engine.test_storage_tier import LONG, settle

@@ -6,11 +6,14 @@ import threading
 import time
 
 import pytest
+from click.testing import CliRunner
 
+from lmcache_backend_local_disk.cli.command import disk
 from lmcache_backend_local_disk.disk import Disk
 from lmcache_core.api import Capability
+from lmcache_core.api.frames import is_record
 from lmcache_core.api.pins import OnMissing, PinState, Renew
-from lmcache_core.engine.frames.record import Record, is_record, new_key, pack
+from lmcache_core.engine.frames.record import Record, new_key, pack
 from lmcache_core.engine.storage import records
 from lmcache_core.engine.tiers import restoring
 from lmcache_core.errors import BackendError
@@ -325,6 +328,14 @@ def test_an_engine_of_another_namespace_marks_nothing(pinned):
         assert report(rig, "other") is None
         assert report(rig).state is PinState.ACTIVE
     assert len(record_files(pinned)) == 1
+
+
+def test_collecting_unused_frames_leaves_records(pinned):
+    result = CliRunner().invoke(disk, ["gc", str(pinned.path), "--unused-for", "0"])
+    assert result.exit_code == 0, result.output
+    assert pinned.files() == record_files(pinned) != []
+    with engine(pinned) as rig:
+        assert report(rig).state is PinState.PENDING
 
 
 def test_what_no_longer_fits_is_said_and_not_marked(pinned):

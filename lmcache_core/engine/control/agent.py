@@ -108,7 +108,7 @@ class ControlAgent:
         self._waiting: list[Waiting] = []
         tiers = engine.tiers
         self._held = HeldReplies(tiers, tiers.keeping, link.wake) if tiers.keeping.keeps else None
-        self._restored = 0
+        self._recovered = tiers.recovered
         self._sequence = 0
         self._welcomed = False
         self._namespace = engine.tiers.namespace
@@ -249,10 +249,9 @@ class ControlAgent:
                 self._send_reply(command, reply)
 
     def _tell_of_restored(self) -> None:
-        restored = self._engine.tiers.restoring.restored
-        if restored != self._restored:
-            # Who has registered it meanwhile is to hear of its pins.
-            self._restored = restored
+        if not self._recovered and self._engine.tiers.recovered:
+            # Who has registered it meanwhile is to hear of its pins, and of their ledger.
+            self._recovered = True
             self._leave()
             self._next_register = 0.0
 

@@ -34,6 +34,8 @@ class LedgerBond:
 
     def welcome(self, message: Welcome) -> None:
         """A controller has registered this engine."""
+        if not self._tiers.recovered:
+            return  # Which ledger it serves is not known yet; it registers again when it is.
         serves = self.serves
         if serves in ("", message.ledger_id) or message.adopts:
             self._serve(message.ledger_id)

@@ -23,11 +23,10 @@ import secrets
 import msgspec
 import xxhash
 
-from lmcache_core.api.frames import HEADER_BYTES, FrameEnvelope
+from lmcache_core.api.frames import HEADER_BYTES, RECORD_MARK, FrameEnvelope
 from lmcache_core.errors import FrameError
 from lmcache_core.keys import KEY_BYTES, Key
 
-_MARK = hashlib.sha256(b"lmcache:record:1\0").digest()[:8]
 _INSTANCE_BYTES = 8
 
 LONGEST_BYTES = 64 << 20
@@ -53,11 +52,6 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Record)
-
-
-def is_record(key: Key) -> bool:
-    """Whether a key is a record's and no chunk's."""
-    return key.startswith(_MARK)
 
 
 def is_records_of(key: Key, instance_id: str) -> bool:
@@ -119,4 +113,4 @@ def parse(frame: memoryview, key: Key) -> Record:
 
 
 def _prefix(instance_id: str) -> bytes:
-    return _MARK + hashlib.sha256(instance_id.encode()).digest()[:_INSTANCE_BYTES]
+    return RECORD_MARK + hashlib.sha256(instance_id.encode()).digest()[:_INSTANCE_BYTES]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
+from lmcache_core.api.frames import is_record
 from lmcache_core.engine.chunks.residents import Residents
-from lmcache_core.engine.frames.record import is_record
 from lmcache_core.engine.storage.breaker import Breaker
 from lmcache_core.engine.storage.frame_book import Facts, FrameBook
 from lmcache_core.keys import Key

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from lmcache_core.engine.frames.record import is_record
+from lmcache_core.api.frames import is_record
 from lmcache_core.engine.storage.holdings import Holdings, Known
 from lmcache_core.keys import Key
 from lmcache_core.log import get_logger

@@ -276,6 +276,11 @@ class StorageTier:
             self._writer.change(going, lambda: self._calls.remove(going))
         return tokens
 
+    @property
+    def recovered(self) -> bool:
+        """Whether the store was gone through, or never will be."""
+        return self._recovery is None or self._recovery.over.is_set() or not self._writes.running
+
     def status(self) -> TierStatus:
         """The tier as the controller is told of it."""
         residents = self.residents

@@ -25,9 +25,6 @@ class PinRestoring:
         identity: The identity of the engine's namespace.
         lock: The engine's lock.
         wall: Unix time.
-
-    Attributes:
-        restored: How many pins have been restored.
     """
 
     def __init__(
@@ -39,7 +36,6 @@ class PinRestoring:
         lock: AbstractContextManager[object],
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.restored = 0
         self._pins = pins
         self._keeping = keeping
         self._identity = identity
@@ -57,7 +53,7 @@ class PinRestoring:
         """
         if record.name == LEDGER:
             with self._lock:
-                self._keeping.ledger_id = self._keeping.ledger_id or record.body.decode()
+                self._keeping.ledger_id = record.body.decode(errors="replace")
             return True
         try:
             kept = PinRecord.parse(record.body)
@@ -90,6 +86,5 @@ class PinRestoring:
                 self._keeping.made(pin, left)
             else:
                 self._keeping.restored(pin, tier, kept.ends_at)
-            self.restored += 1
         log.info("pin.restored", tier=tier, pin_id=request.pin_id, version=request.version)
         return True

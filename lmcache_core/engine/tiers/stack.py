@@ -149,6 +149,11 @@ class TierStack:
         """Names of the tiers, from the top."""
         return tuple(self._tiers)
 
+    @property
+    def recovered(self) -> bool:
+        """Whether all that the stores have kept is known."""
+        return all(tier.recovered for tier in self.storage)
+
     def open(self, *, leave_out: bool) -> None:
         """Open the storage tiers.
 
