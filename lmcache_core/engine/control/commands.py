@@ -22,6 +22,7 @@ from lmcache_core.api.messages import (
 from lmcache_core.api.pins import PinReport, PinRequest
 from lmcache_core.engine.cache.engine import CacheEngine
 from lmcache_core.engine.control.descent import Descent
+from lmcache_core.engine.control.ledger_bond import LedgerBond
 from lmcache_core.engine.control.moving import Move
 from lmcache_core.errors import (
     CapacityError,
@@ -46,12 +47,16 @@ class CommandRunner:
         engine: The engine.
         instance_id: Its id, for replies.
         incarnation: Its start time, for replies.
+
+    Attributes:
+        bond: Which ledger the engine serves.
     """
 
     def __init__(self, engine: CacheEngine, instance_id: str, incarnation: int) -> None:
         self._engine = engine
         self._instance_id = instance_id
         self._incarnation = incarnation
+        self.bond = LedgerBond(engine.tiers)
         self._moves: dict[str, Move] = {}
         self._descents: dict[str, Descent] = {}
 
@@ -95,6 +100,7 @@ class CommandRunner:
 
     def _try(self, command: Command) -> Reply:
         try:
+            self.bond.check(command)
             return self._run(command)
         except UnknownNameError as error:
             return self._reply(command, error="unknown_location", detail=str(error))
