@@ -635,6 +635,43 @@ class ForgetsTwice(Good):
         return there
 
 
+@broken("test_a_frame_takes_the_place_of_another")
+class KeepsTheFirst(Good):
+    def replace(self, keys: Keys, frames: Views, deadline: Deadline) -> list[bool]:
+        """Nothing is longer than what was there first."""
+        old = [self.store.frames.get(key, b"") for key in keys]
+        short = [frame[: len(was)] for frame, was in zip(frames, old, strict=True)]
+        if all(len(was) < LARGE for was in old) and len(keys) == 1 and len(frames[0]) == LARGE:
+            return super().replace(keys, short, deadline)
+        return super().replace(keys, frames, deadline)
+
+
+@broken("test_no_frame_takes_the_place_of_none")
+class ReplacesNothing(Good):
+    def replace(self, keys: Keys, frames: Views, deadline: Deadline) -> list[bool]:
+        if len(keys) > 1:
+            self.put(keys, frames, deadline)
+        return super().replace(keys, frames, deadline)
+
+
+@broken("test_what_was_replaced_survives_reopening")
+class ReplacesForNow(Good):
+    def replace(self, keys: Keys, frames: Views, deadline: Deadline) -> list[bool]:
+        self.old = {key: self.store.frames[key] for key in keys if key in self.store.frames}
+        return super().replace(keys, frames, deadline)
+
+    def close(self) -> None:
+        self.store.frames.update(getattr(self, "old", {}))
+
+
+@broken("test_usage_counts_what_takes_the_place_of_another")
+class CountsBoth(Good):
+    def replace(self, keys: Keys, frames: Views, deadline: Deadline) -> list[bool]:
+        replaced = super().replace(keys, frames, deadline)
+        self.store.used_bytes += PAGE * replaced.count(True)
+        return replaced
+
+
 @broken("test_sync_leaves_frames_readable")
 class CannotSyncAFreshStore(Good):
     def sync(self, deadline: Deadline) -> None:

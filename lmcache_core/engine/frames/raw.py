@@ -5,23 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lmcache_core.engine.frames.calls import BackendCalls
-from lmcache_core.engine.frames.frame import FrameSeal
+from lmcache_core.engine.frames.decoder import Arenas, Decoder
+from lmcache_core.engine.frames.frame import ForeignFrameError, FrameSeal
 from lmcache_core.engine.frames.reading import Read, Verdict
 from lmcache_core.engine.frames.sealer import Sealing
 from lmcache_core.errors import FrameError
+from lmcache_core.memory.copying import copy_bytes
 
 
 class RawFrames:
     """The form of a tier without serdes: read and written in place, never copied.
 
+    What was encoded all the same, which makes it shorter, is copied out of
+    its slot and decoded into it.
+
     Args:
         seal: Verifies frames.
+        decoder: Decodes frames; closed with it.
+        readers: Threads that may read at once.
     """
 
     encoded = False
 
-    def __init__(self, seal: FrameSeal) -> None:
+    def __init__(self, seal: FrameSeal, decoder: Decoder, *, readers: int) -> None:
+        self.decoder = decoder
         self._seal = seal
+        self._arenas = Arenas(readers, 1, decoder.longest_bytes)
 
     def longest(self, read: Read) -> int:
         """As long as what is known of it."""
@@ -41,9 +50,17 @@ class RawFrames:
         return verdict
 
     def _verify(self, read: Read, length: int, namespace: bytes) -> None:
-        self._seal.verify(read.entry, read.frame[:length], namespace)
+        try:
+            self._seal.verify(read.entry, read.frame[:length], namespace)
+        except ForeignFrameError:
+            with self._arenas.borrowed() as arena:
+                stored = arena.cells[0][:length]
+                copy_bytes(stored, read.frame[:length])
+                self.decoder.decode(read, stored, arena.spare, namespace)
+            return
         if length != len(read.frame):
             raise FrameError(f"frame of {length} bytes, expected {len(read.frame)}")
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Close the serdes that were needed."""
+        self.decoder.close()

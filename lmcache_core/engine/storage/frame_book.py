@@ -33,8 +33,9 @@ class FrameBook:
 
     A raw frame's length says how many blocks a complete chunk of it has, and
     where tails may leave host memory not how many tokens. An encoded one's
-    says nothing: of one that was there before us no page is certain, until
-    somebody asks for its tokens or it is read.
+    says nothing, but that no more of it is there than if it were raw: of one
+    that was there before us no page is certain, until somebody asks for its
+    tokens or it is read.
 
     Not thread-safe: the engine's lock is held around every call.
 
@@ -78,10 +79,10 @@ class FrameBook:
         """What is known of a frame that is there."""
         return self._facts[key]
 
-    def guess(self, nbytes: int) -> Facts:
-        """What the length of a frame that was there before us tells."""
-        exact = not self._encoded and not self._geometry.clears_tails
-        return Facts(self._most_tokens(nbytes) if exact else None, guessed=self.rule is not None)
+    @property
+    def found(self) -> Facts:
+        """What is known of a frame that was there before us, beside its length."""
+        return Facts(None, guessed=self.rule is not None)
 
     @property
     def lengths_differ(self) -> bool:
@@ -98,7 +99,7 @@ class FrameBook:
         """
         if self.rule is None or (nbytes == ours and not self._encoded):
             return Facts(entry.tokens, entry.pages)
-        return self.guess(nbytes)
+        return self.found
 
     def tokens(self, key: Key) -> int:
         """Tokens of a frame that is there, as few as there can be where that is not known."""
@@ -107,20 +108,24 @@ class FrameBook:
             return tokens
         if self._encoded:
             return 1
-        return max(
-            1, self._most_tokens(self._residents.size(key)) - self._geometry.block_tokens + 1
-        )
+        most = self._most_tokens(self._residents.size(key))
+        return max(1, most - self._geometry.block_tokens + 1 if self._geometry.clears_tails else most)
 
     def raw_bytes(self, key: Key) -> int | None:
         """Length of a frame as it would lie in a slot; None where that is not known."""
         facts = self._facts.get(key)
         if facts is None:
             return None
-        if not self._encoded:
-            return self._residents.size(key)
-        if facts.tokens is None or facts.guessed:
+        if facts.tokens is not None and not facts.guessed:
+            return self._geometry.frame_bytes(facts.tokens, facts.pages)
+        if self._encoded or self.rule is None:
             return None
-        return self._geometry.frame_bytes(facts.tokens, facts.pages)
+        nbytes = self._residents.size(key)
+        return nbytes if self._geometry.may_be_raw(nbytes) else None
+
+    def tells_raw(self, nbytes: int) -> bool:
+        """Whether a frame of some length would be taken for a raw one once it is not known."""
+        return not self._encoded and self.rule is not None and self._geometry.may_be_raw(nbytes)
 
     def learn(self, covers: Sequence[Cover]) -> None:
         """Somebody names the tokens of frames that are there."""

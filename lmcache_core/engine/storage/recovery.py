@@ -54,7 +54,7 @@ class Recovery:
                 with holdings.lock:
                     for key, nbytes in batch:
                         if key not in holdings.residents:
-                            holdings.take(Known(key, nbytes, holdings.book.guess(nbytes)))
+                            holdings.take(Known(key, nbytes, holdings.book.found))
                             holdings.counters["recovered_frames"] += 1
             make_room(0)
         except (Exception, SystemExit) as error:
