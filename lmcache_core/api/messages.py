@@ -146,6 +146,22 @@ class Reply(Message, frozen=True, kw_only=True, tag="reply"):
     facts: dict[str, int] = {}
 
 
+class Progress(Message, frozen=True, kw_only=True, tag="progress"):
+    """How far an engine is with a command that takes its time.
+
+    Attributes:
+        request_id: The command's.
+        done: Chunks that it is done with.
+        total: Chunks that it has found to be meant.
+    """
+
+    instance_id: str
+    incarnation: int
+    request_id: str
+    done: int
+    total: int
+
+
 class Goodbye(Message, frozen=True, kw_only=True, tag="goodbye"):
     """An engine stops."""
 
@@ -304,7 +320,7 @@ class HealthCommand(Command, frozen=True, kw_only=True, tag="health"):
     """Answer, with the number of unhealthy tiers in ``facts``."""
 
 
-EngineMessage = Register | Heartbeat | Events | Reply | Goodbye
+EngineMessage = Register | Heartbeat | Events | Reply | Progress | Goodbye
 ControllerMessage = (
     Welcome
     | Refused

@@ -27,6 +27,7 @@ from lmcache_core.api.messages import (
     Identify,
     PinCommand,
     PlanCommand,
+    Progress,
     Refused,
     Register,
     Reply,
@@ -176,6 +177,18 @@ class EnginePeer:
     def send_raw(self, *parts: bytes) -> None:
         """Send bytes that are no message."""
         self.call(lambda: self.link._socket.send_multipart(list(parts)))  # type: ignore[attr-defined]
+
+    def tell_progress(self, command: Command, done: int, total: int) -> None:
+        """Say how far a command is that is not answered yet."""
+        self.send(
+            Progress(
+                instance_id=self.instance_id,
+                incarnation=self.incarnation,
+                request_id=command.request_id,
+                done=done,
+                total=total,
+            )
+        )
 
     def pause(self) -> None:
         """Read and send nothing, as a stopped process."""

@@ -32,6 +32,7 @@ from lmcache_core.api.transport import EngineLink
 from lmcache_core.engine.cache.engine import CacheEngine
 from lmcache_core.engine.chunks.events import Event
 from lmcache_core.engine.control.commands import CommandRunner
+from lmcache_core.engine.control.progress import ProgressTeller
 from lmcache_core.engine.control.request_pins import RequestPins
 from lmcache_core.engine.pins.table import PINS_AT_ONCE
 from lmcache_core.keys import Key
@@ -104,6 +105,7 @@ class ControlAgent:
         self._pin_changed = pin_changed
         self._clock = clock
         self._runner = CommandRunner(engine, instance_id, self._incarnation)
+        self._progress = ProgressTeller(link.send, instance_id, self._incarnation)
         self._waiting: list[Waiting] = []
         self._sequence = 0
         self._welcomed = False
@@ -230,6 +232,9 @@ class ControlAgent:
             else:
                 still.append(waiting)
         self._waiting = still
+        commands = (waiting.command for waiting in still)
+        progress = {one.request_id: self._runner.progress(one) for one in commands}
+        self._progress.tell({name: far for name, far in progress.items() if far is not None})
 
     def _answer(self, command: Command) -> None:
         with bound(request_id=command.http_request_id):

@@ -85,6 +85,11 @@ class CommandRunner:
             return self._engine.stores_open_for(command.tokens, command.scope)
         return False
 
+    def progress(self, command: Command) -> tuple[int, int] | None:
+        """Chunks that one which takes its time is done with, and of how many; None of others."""
+        under_way = self._moves.get(command.request_id) or self._recodings.get(command.request_id)
+        return None if under_way is None else (under_way.done, under_way.total)
+
     def run(self, command: Command) -> Reply:
         """Carry a command out; every failure is a reply."""
         reply = self._try(command)
@@ -250,9 +255,11 @@ class CommandRunner:
         how = f"{tokens} tokens of {command.location} were encoded anew"
         if recoding.finished:
             detail = f"{how}, and {recoding.failed} chunks failed; the engine's log says how"
-            return self._reply(command, error="internal", detail=detail, facts=facts)
+            return self._reply(
+                command, error="internal", detail=detail, facts=facts, num_tokens=tokens
+            )
         detail = f"{how} in time; ask again for the rest"
-        return self._reply(command, error="deadline", detail=detail, facts=facts)
+        return self._reply(command, error="deadline", detail=detail, facts=facts, num_tokens=tokens)
 
     def _chain_keys(self, location: str, token_bytes: bytes, scope: Scope) -> list[Key]:
         tiers = self._engine.tiers

@@ -38,6 +38,8 @@ class Move:
     Attributes:
         tokens: Tokens of the sequence that the old tier had, from the first on.
         moved_tokens: Those of them, from the first on, that are in the new tier.
+        done: Chunks that are in the new tier.
+        total: Chunks that the old tier had, once it is known.
 
     Raises:
         UnknownNameError: There is no tier of a name.
@@ -82,6 +84,16 @@ class Move:
             total += tokens
         return total
 
+    @property
+    def done(self) -> int:
+        """See above."""
+        return len(self._moved)
+
+    @property
+    def total(self) -> int:
+        """See above."""
+        return len(self._sizes)
+
     def advance(self) -> bool:
         """Begin with chunks as far as that is due; True when nothing is left to do.
 
@@ -109,7 +121,9 @@ class Move:
         source = self._source
         if not isinstance(source, StorageTier) or not source.shared:
             return False
-        unknown = [key for key in Pieces(chain, chain.all_bytes()).keys if key not in source.residents]
+        unknown = [
+            key for key in Pieces(chain, chain.all_bytes()).keys if key not in source.residents
+        ]
 
         def answered() -> None:
             self._asking = False

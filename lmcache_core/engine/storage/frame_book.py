@@ -109,7 +109,9 @@ class FrameBook:
         if self._encoded:
             return 1
         most = self._most_tokens(self._residents.size(key))
-        return max(1, most - self._geometry.block_tokens + 1 if self._geometry.clears_tails else most)
+        return max(
+            1, most - self._geometry.block_tokens + 1 if self._geometry.clears_tails else most
+        )
 
     def raw_bytes(self, key: Key) -> int | None:
         """Length of a frame as it would lie in a slot; None where that is not known."""

@@ -184,11 +184,12 @@ class TierRecoder:
             arena = Arena(3, 2, self._decoder.longest_bytes)
         except OSError as error:  # The machine has no memory for it.
             log.warning("tier.recode_failed", tier=holdings.name, error=str(error))
-            keys, recoded = (), [Recoded(key, Outcome.FAILED) for key in keys]
-        for key in keys:
-            recoded.append(self._recode_one(key, recast, namespace, arena))
-            if self._clock() - began >= BURST_SECONDS:
-                break
+            recoded = [Recoded(key, Outcome.FAILED) for key in keys]
+        else:
+            for key in keys:
+                recoded.append(self._recode_one(key, recast, namespace, arena))
+                if self._clock() - began >= BURST_SECONDS:
+                    break
         with holdings.lock:
             self._busy = False
             now = self._clock()
@@ -211,9 +212,7 @@ class TierRecoder:
             with holdings.lock:
                 holdings.breaker.failed()
         if failure is not None:
-            log.warning(
-                "tier.recode_failed", tier=holdings.name, key=key.hex(), error=str(failure)
-            )
+            log.warning("tier.recode_failed", tier=holdings.name, key=key.hex(), error=str(failure))
         with holdings.lock:
             if result.outcome is Outcome.RECODED:
                 holdings.counters["recoded_frames"] += 1
@@ -247,9 +246,7 @@ class TierRecoder:
             return Recoded(key, Outcome.FOREIGN)
         entry = self._decode(key, stored[:length], raw, namespace, arena)
         frame = encode_frame(recast.chain, raw[: HEADER_BYTES + header.raw_bytes], out)
-        if recast.shorter and (
-            len(frame) >= length or self._holdings.book.tells_raw(len(frame))
-        ):
+        if recast.shorter and (len(frame) >= length or self._holdings.book.tells_raw(len(frame))):
             return Recoded(key, Outcome.NOT_SHORTER)
         self._prove(key, frame, stored, namespace, arena)
         facts = Facts(entry.tokens, entry.pages)
