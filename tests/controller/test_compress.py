@@ -12,7 +12,7 @@ import pytest
 from lmcache_core.api.messages import RecodeCommand
 from lmcache_core.config import TierConfig
 from tests.controller.controller_process import ControllerProcess
-from tests.controller.engine_peer import DISK, MEMORY, EnginePeer, eventually
+from tests.controller.engine_peer import DISK, MEMORY, eventually
 from tests.engine.rig import CHUNK_TOKENS, SLOT_BYTES, Rig
 from tests.engine.test_storage_tier import settle
 
@@ -126,6 +126,7 @@ def test_what_a_killed_controller_had_begun_is_unknown(own_controller: Controlle
     with own_controller.peer("slow") as peer:
         peer.answering = False
         body = {"instance_id": "slow", "method": "zstd", "location": DISK, "tokens": TOKENS}
+
         def ask_in_vain() -> None:
             with pytest.raises(httpx.HTTPError):
                 httpx.post(f"{own_controller.url}/compress", json=body, timeout=30)

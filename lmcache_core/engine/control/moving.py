@@ -63,6 +63,8 @@ class Move:
         self._keeps = keep or self._source is self._target
         self._owner = f"move:{name}"
         self._progressed = progressed
+        ends = dict.fromkeys((self._source, self._target))
+        self._shared = [end for end in ends if isinstance(end, StorageTier) and end.shared]
         self._refuses_pinned = refuse_pinned or not keep
         self._under_way = 0
         self._ended = False
@@ -72,7 +74,7 @@ class Move:
         self._sizes: list[int] = []
         self.tokens = 0
         with tiers.lock:
-            self._asking = self._ask(chain)
+            self._asking = sum(self._ask(chain, tier) for tier in self._shared)
 
     @property
     def moved_tokens(self) -> int:
@@ -116,23 +118,20 @@ class Move:
         """Begin with no more chunks; those under way are moved or let go behind."""
         self._ended = True
 
-    def _ask(self, chain: KeyChain) -> bool:
-        """Have an old tier that others share look for what they may have put there."""
-        source = self._source
-        if not isinstance(source, StorageTier) or not source.shared:
-            return False
-        unknown = [
-            key for key in Pieces(chain, chain.all_bytes()).keys if key not in source.residents
-        ]
+    def _ask(self, chain: KeyChain, tier: StorageTier) -> bool:
+        """Have a tier look for what others may have put into its store, or taken away."""
 
         def answered() -> None:
-            self._asking = False
+            self._asking -= 1
             self._progressed()
 
-        return bool(unknown) and source.breaker.allows() and source.ask(unknown, answered)
+        keys = Pieces(chain, chain.all_bytes()).keys
+        return bool(keys) and tier.breaker.allows() and tier.ask(keys, answered)
 
     def _take(self, chain: KeyChain) -> None:
         """Take up what the old tier has, unless it may not go."""
+        if not all(tier.breaker.healthy for tier in self._shared):
+            return  # What is known of its store may not be so.
         pieces = deque(self._held(chain))
         if self._refuses_pinned:
             self._refuse_pinned(pieces)

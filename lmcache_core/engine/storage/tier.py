@@ -226,12 +226,12 @@ class StorageTier:
         return self._reader.read(reads, self._seal.namespace, done)
 
     def ask(self, keys: Sequence[Key], done: Callable[[], None]) -> bool:
-        """Queue to look for frames that others may have put there.
+        """Queue to look for frames that others may have put there, or taken away.
 
         The caller has asked the breaker.
 
         Args:
-            keys: Frames that nothing is known of.
+            keys: Which frames.
             done: Called under the lock when those that are there are known.
 
         Returns:
