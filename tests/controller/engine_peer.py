@@ -28,6 +28,7 @@ from lmcache_core.api.messages import (
     PinCommand,
     PlanCommand,
     Progress,
+    RecodeCommand,
     Refused,
     Register,
     Reply,
@@ -74,6 +75,7 @@ class EnginePeer:
         answering: False lets commands go unanswered.
         beating: False lets heartbeats stop.
         refusal: A failure that pins are answered with, or None.
+        facts: What chunks that were encoded anew are answered with.
         before_reply: Called with each command before it is answered.
         commands: What was asked, in order.
         held: Pins by id.
@@ -107,6 +109,7 @@ class EnginePeer:
         self.refusal: tuple[str, dict[str, int]] | None = None
         self.before_reply: Callable[[Command], None] = lambda _command: None
         self.tells_facts = False
+        self.facts: dict[str, int] = {}
         self.commands: list[Command] = []
         self.held: dict[str, PinRequest] = dict(held)
         self.adopted: dict[str, int] = {}
@@ -297,6 +300,8 @@ class EnginePeer:
                 name: self._prefix(command.tokens, command.scope, name) for name in self.locations
             }
             return self._reply(command, facts=facts)
+        if isinstance(command, RecodeCommand):
+            return self._reply(command, facts=self.facts)
         return self._reply(command)
 
     def _pin(self, command: PinCommand) -> Reply:

@@ -132,9 +132,8 @@ class ClassicRoutes(Controller):
         """Say how far an operation is."""
         job = plane.jobs.get(data.event_id)
         if job.state is JobState.RUNNING:
-            return bodies.StatusAnswer(
-                job.state.value, job.asked, job.answered, job.chunks, job.chunks_done
-            )
+            far = (job.chunks, job.chunks_done) if job.chunks else ()
+            return bodies.StatusAnswer(job.state.value, job.asked, job.answered, *far)
         return bodies.StatusAnswer(job.state.value)
 
     @post("/query_instance", status_code=200, responses=ASKS)
