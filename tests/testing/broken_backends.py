@@ -29,6 +29,7 @@ ALL = (
     | Capability.PROTECT
     | Capability.SCAN
     | Capability.USAGE
+    | Capability.REPLACE
 )
 PAGE = 4096
 
