@@ -83,7 +83,7 @@ class StorageCapabilityChecks:
         put(backend, 1, LARGE)
         for by, nbytes in ((101, PAGE + 5), (201, LARGE), (301, LARGE)):
             assert replace(backend, 1, by, nbytes) is True
-            assert read(backend, 1, LARGE) == bytes(sample_frame(by, nbytes))
+            assert read(backend, 1, nbytes) == bytes(sample_frame(by, nbytes))
             assert stat(backend, 1) == nbytes
         assert put(backend, 1) is PutStatus.PRESENT
 
@@ -103,15 +103,15 @@ class StorageCapabilityChecks:
         put(backend, 1, LARGE)
         assert replace(backend, 1, 101, PAGE + 5) is True
         self._finish(backends, backend)
-        assert read(backends.open(), 1, LARGE) == bytes(sample_frame(101, PAGE + 5))
+        assert read(backends.open(), 1, PAGE + 5) == bytes(sample_frame(101, PAGE + 5))
 
     @needs(Capability.REPLACE | Capability.USAGE)
     def test_usage_counts_what_takes_the_place_of_another(self, backend: StorageBackend) -> None:
         put(backend, 1, LARGE)
         put(backend, 2, PAGE)
-        replace(backend, 1, 101, PAGE + 5)
+        replace(backend, 1, 101, 2 * PAGE)
         replace(backend, 3, 103, PAGE)
-        assert backend.usage() == (2 * PAGE + 5, 2)
+        assert backend.usage() == (3 * PAGE, 2)
 
     @needs(Capability.SYNC)
     def test_sync_leaves_frames_readable(self, backend: StorageBackend) -> None:

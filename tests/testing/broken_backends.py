@@ -270,6 +270,11 @@ class KeepsTheBuffer(Good):
             self.cache.pop(key, None)
         return super().remove(keys, deadline)
 
+    def replace(self, keys: Keys, frames: Views, deadline: Deadline) -> list[bool]:
+        for key in keys:
+            self.cache.pop(key, None)
+        return super().replace(keys, frames, deadline)
+
 
 # stat
 
@@ -368,6 +373,11 @@ class WritesBehind(Good):
         with self.guard:
             self._flush()
             return super().remove(keys, deadline)
+
+    def replace(self, keys: Keys, frames: Views, deadline: Deadline) -> list[bool]:
+        with self.guard:
+            self._flush()
+            return super().replace(keys, frames, deadline)
 
     def protect(self, keys: Keys, protected: bool, deadline: Deadline) -> list[bool]:
         with self.guard:
@@ -681,8 +691,19 @@ class CannotSyncAFreshStore(Good):
 
 @broken("test_frames_survive_reopening")
 class ForgetsAtTheEnd(Good):
+    """What was put; what has taken its place is somewhere else."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.elsewhere: set[Key] = set()
+
+    def replace(self, keys: Keys, frames: Views, deadline: Deadline) -> list[bool]:
+        self.elsewhere.update(keys)
+        return super().replace(keys, frames, deadline)
+
     def close(self) -> None:
-        self.store.frames.clear()
+        for key in self.store.frames.keys() - self.elsewhere:
+            del self.store.frames[key]
 
 
 @broken("test_removal_survives_reopening")
