@@ -15,6 +15,7 @@ from lmcache_core.config import TierRules
 from lmcache_core.engine.control.commands import CommandRunner
 from lmcache_core.engine.frames.header import FrameHeader
 from lmcache_core.engine.storage import recoder
+from lmcache_core.engine.storage.recast import Outcome
 from lmcache_core.errors import BackendError
 from lmcache_core.keys import tokens_to_bytes
 from lmcache_core.testing import DictStore, FaultyBackend
@@ -416,29 +417,48 @@ def test_what_is_dropped_meanwhile_stays_dropped(rig, store):
     assert exact(rig, store)
 
 
-def test_writes_go_on_between_two_bursts_and_a_deadline_says_how_far_it_is(rig, store, monkeypatch):
-    monkeypatch.setattr(recoder, "BURST_SECONDS", 0.0)
+def test_a_burst_is_short_and_the_next_one_is_put_off_for_as_long_as_it_took(store):
     now = [0.0]
-    tier = rig.engine.tiers.storage[0]
-    ticks = iter(range(100))
 
-    def clock():
-        now[0] += 0.001 * next(ticks)
-        return now[0]
+    class Slow(Zlib):
+        def encode(self, key, payload):
+            now[0] += recoder.BURST_SECONDS
+            return super().encode(key, payload)
 
-    monkeypatch.setattr(tier.recoder, "_clock", clock)
-    with rig.engine.tiers.lock:
-        done = threading.Event()
-        recast = tier.recoder.recast(("zlib",), undo=False)
-        assert tier.recoder.recode(list(store.frames), recast, lambda _recoded: done.set())
-        assert not tier.recoder.recode(list(store.frames), recast, lambda _recoded: None)
-    assert done.wait(10)
-    assert sorted(forms(store)) == [(), (), (), ("zlib",)], "a burst is one frame here"
-    monkeypatch.setattr(tier.recoder, "_clock", lambda: -1.0)
+    with rig_over(store, offers=(serde_spec("slow", Slow),)) as rig:
+        rig.serve(LONG)
+        settle(rig)
+        tier, lock = rig.engine.tiers.storage[0], rig.engine.tiers.lock
+        tier.recoder._clock = lambda: now[0]
+        recast = tier.recoder.recast(("slow",), undo=False)
+        keys = list(store.frames)
+
+        def begin(done=lambda _recoded: None):
+            with lock:
+                return tier.recoder.recode(keys, recast, done)
+
+        took = []
+        with lock:
+            assert begin(took.extend)
+            assert not begin(), "one at a time"
+        settle(rig)
+        assert [one.outcome for one in took] == [Outcome.RECODED]
+        assert sorted(forms(store)) == [(), (), (), ("slow",)]
+        assert not begin(), "it is too soon"
+        now[0] += recoder.BURST_SECONDS * 0.99
+        assert not begin()
+        now[0] += recoder.BURST_SECONDS * 0.02
+        assert begin()
+        settle(rig)
+
+
+def test_a_deadline_says_how_far_it_is(rig, store):
+    rig.engine.tiers.storage[0].recoder._clock = lambda: -1.0  # It is never due.
     reply = Asker(rig)("zlib", seconds=0.1)
     assert (reply.error, reply.num_tokens) == ("deadline", 0)
     assert reply.facts["left_chunks"] == 4
     assert "ask again" in reply.detail
+    assert set(forms(store)) == {()}
 
 
 def test_in_a_shared_store_what_others_put_there_is_encoded_too(store):

@@ -103,6 +103,24 @@ def test_frames_from_before_a_serde_was_added_are_read(when):
         assert rig.serve(LONG) == len(LONG) - 1, "what authenticates is there"
 
 
+class Padding(Zlib):
+    def encode(self, key, payload):
+        return bytes(payload) + bytes(100)
+
+    def decode(self, key, stored, payload):
+        payload[:] = stored[:-100]
+
+
+def test_frames_that_were_made_longer_are_read_without_their_serde():
+    padding = serde_spec("padding", Padding)
+    store = kept("padding", offers=(padding,))
+    with rig_with(store, offers=(padding,)) as rig:
+        assert rig.serve(LONG) == len(LONG) - 1
+        settle(rig)
+        assert counters(rig)["missing_frames"] == counters(rig)["damaged_frames"] == 0
+        assert len(store.frames) == 4
+
+
 @pytest.mark.parametrize("after", [(), ("other",)])
 def test_frames_of_a_serde_that_is_installed_are_read_without_it(after):
     store = kept("zlib")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from lmcache_core.engine.storage.recoder import Outcome, Recast, Recoded
+from lmcache_core.engine.storage.recast import Outcome, Recast, Recoded
 from lmcache_core.engine.storage.tier import StorageTier
 from lmcache_core.engine.tiers.stack import TierStack
 from lmcache_core.keys import Key

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import enum
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from lmcache_core.api.frames import HEADER_BYTES
 from lmcache_core.engine.chunks.entry import Carried
@@ -15,10 +13,10 @@ from lmcache_core.engine.frames.encoder import encode_frame
 from lmcache_core.engine.frames.frame import FrameSeal
 from lmcache_core.engine.frames.header import FrameHeader
 from lmcache_core.engine.frames.reading import Read
-from lmcache_core.engine.frames.serde_chain import SerdeChain
 from lmcache_core.engine.frames.workers import Workers
 from lmcache_core.engine.storage.frame_book import Facts
 from lmcache_core.engine.storage.holdings import Holdings
+from lmcache_core.engine.storage.recast import Outcome, Recast, Recoded
 from lmcache_core.engine.storage.writer import TierWriter
 from lmcache_core.errors import ConflictError, FrameError, LMCacheError, SerdeError
 from lmcache_core.keys import Key
@@ -30,54 +28,6 @@ log = get_logger(__name__)
 BURST_SECONDS = 0.05
 """How long writes and evictions wait for frames that are encoded anew, but for at least one.
 As long as a burst took, the next one is put off."""
-
-
-class Outcome(enum.Enum):
-    """What has become of one frame."""
-
-    RECODED = "recoded"
-    UNCHANGED = "unchanged"
-    """It is in that form already, or not in the one that was to be undone."""
-    NOT_SHORTER = "not_shorter"
-    REFUSED = "refused"
-    """A serde cannot encode it, or does not give it back as it was."""
-    FULL = "full"
-    """There is no room for the longer frame, or pins may not take it."""
-    FOREIGN = "foreign"
-    """It is another namespace's, or in a form that cannot be read here."""
-    MISSING = "missing"
-    FAILED = "failed"
-    """It is damaged, or the store did not do as it was asked."""
-
-
-class Recoded(NamedTuple):
-    """One frame of those that were asked for.
-
-    Attributes:
-        key: Its chunk's key.
-        outcome: What has become of it.
-        tokens: Tokens of it that were encoded anew.
-        saved_bytes: By how much it is shorter; less than 0 where it is longer.
-    """
-
-    key: Key
-    outcome: Outcome
-    tokens: int = 0
-    saved_bytes: int = 0
-
-
-class Recast(NamedTuple):
-    """How frames are to be encoded from now on.
-
-    Attributes:
-        chain: The serdes; none for raw frames.
-        only: The serdes of the frames that are meant; None for all frames.
-        shorter: Whether a frame that would not be shorter stays as it is.
-    """
-
-    chain: SerdeChain
-    only: tuple[str, ...] | None
-    shorter: bool
 
 
 class TierRecoder:
