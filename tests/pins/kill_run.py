@@ -1,6 +1,6 @@
 """Kill engines that pin on a disk and controllers with a ledger, and compare with an oracle.
 
-    python -m tests.pins.kill_run [--kills 1000] [--seed N] [--only ROUND] [--folder PATH] [--json]
+    python -m tests.pins.kill_run [--kills 2000] [--seed N] [--only ROUND] [--folder PATH] [--json]
 
 A round begins with an empty folder. One child is an engine, which serves
 prompts through little memory and a disk with little room, so that it evicts
@@ -33,12 +33,13 @@ from pathlib import Path
 
 from tests.controller.controller_process import free_port
 from tests.disk.calls_between import RecordingCalls
+from tests.engine.test_storage_tier import settle
 from tests.pins.child import Child, KillPlan
 from tests.pins.controller_child import LEDGER_POINTS, live_controller, warm
 from tests.pins.engine_child import live_engine, make_engine, serve_some
 from tests.pins.oracle import Facts, Oracle
 
-KILLS_A_ROUND = 8
+LIVES_A_ROUND = 8
 WORK_SECONDS = 0.25
 """How long a child may take to come to the place where it is to die."""
 
@@ -141,7 +142,8 @@ def rehearse(place: Path | None) -> tuple[list[str], list[str]]:
             calls.points.clear()
             for _ in range(60):
                 serve_some(rig, rng, floods)
-        working = sorted(calls.points)
+            settle(rig)
+            working = sorted(calls.points)
         calls = RecordingCalls()
         rig = make_engine(Path(name), calls, None)
         starting = sorted(calls.points)
@@ -168,7 +170,7 @@ class Run:
         warm()
         commits = [(when, step) for when in ("before", "after") for step in LEDGER_POINTS]
         self.commits = [f"{when} the commit of a {step}" for when, step in commits]
-        self._turn = 0
+        self._turn = self._starts = self._works = 0
 
     def round(self, number: int) -> None:
         """Some lives over one folder."""
@@ -176,11 +178,11 @@ class Run:
         folder = Path(tempfile.mkdtemp(prefix="lmcache-pins-", dir=self._place))
         oracle = Oracle()
         pair = Pair(folder, oracle)
-        self._turn = number * KILLS_A_ROUND
+        self._turn = self._starts = self._works = number * LIVES_A_ROUND
         try:
             for who in (CONTROLLER, ENGINE):
                 pair.start(who)
-            for _ in range(KILLS_A_ROUND):
+            for _ in range(LIVES_A_ROUND):
                 if found := self._life(pair, oracle, rng):
                     self.faults += [f"round {number}, {fault}" for fault in found]
                     return
@@ -228,16 +230,18 @@ class Run:
             return NOT_PLANNED, "at a random moment"
         if who == CONTROLLER:
             when, step = divmod(turn // 4 % len(self.commits), len(LEDGER_POINTS))
-            plan = KillPlan(LEDGER_POINTS[step], ("before", "after")[when], rng.randrange(1, 6))
+            plan = KillPlan(LEDGER_POINTS[step], ("before", "after")[when], rng.randrange(1, 4))
             return plan, f"at {self.commits[turn // 4 % len(self.commits)]}"
-        point = self.working[turn % len(self.working)]
+        self._works += 1
+        point = self.working[self._works % len(self.working)]
         plan = KillPlan(point, rng.choice(("before", "within", "after")), rng.randrange(1, 12))
         return plan, f"at {point}"
 
     def _start(self, pair: Pair, who: str, rng: random.Random) -> None:
         """Start what is dead; an engine may be killed once more meanwhile."""
-        if who == ENGINE and self._turn % 2:
-            point = self.starting[self._turn // 2 % len(self.starting)]
+        if who == ENGINE and rng.random() < 0.5:
+            self._starts += 1
+            point = self.starting[self._starts % len(self.starting)]
             if not pair.start(who, KillPlan(point, rng.choice(("before", "after")), 1)):
                 self.counts[f"while it starts, at {point}"] += 1
             self.counts["kills"] += pair.kill(who)
@@ -261,7 +265,7 @@ class Run:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--kills", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 30))
     parser.add_argument("--only", type=int, metavar="ROUND")
     parser.add_argument("--folder", type=Path, help="where to work; in memory where that can be")

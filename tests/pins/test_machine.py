@@ -220,8 +220,7 @@ class PinMachine(RuleBasedStateMachine):
     def suspend_the_engines_machine(self, passing: float) -> None:
         self.world.clocks.passed += passing
         self.world.clocks.suspended += passing
-        # To its engine less has passed, which it tells of pins that hits renew.
-        self.model.doubt_renewals(self.world.clocks.passed)
+        self.model.slept(passing)
 
     @precondition(lambda self: self.world.controller)
     @rule(by=st.integers(-100_000, 100_000).filter(lambda by: abs(by) > 2))
@@ -241,6 +240,8 @@ class PinMachine(RuleBasedStateMachine):
     @rule()
     def start_engine(self) -> None:
         self.world.start_engine()
+        # What the ledger asks it for begins anew.
+        self.model.may_be_renewed(self.world.clocks.passed)
 
     @precondition(lambda self: self.world.controller)
     @rule(orderly=st.booleans())
@@ -253,7 +254,16 @@ class PinMachine(RuleBasedStateMachine):
     @rule()
     def start_controller(self) -> None:
         self.world.start_controller()
-        self.model.doubt_renewals(self.world.clocks.passed)
+        self.model.may_be_renewed(self.world.clocks.passed)
+        self.model.heard_from = self.world.clocks.passed
+
+    @precondition(lambda self: self.world.controller)
+    @rule(orderly=st.booleans(), passing=seconds)
+    def restart_controller(self, orderly: bool, passing: float) -> None:
+        self.end_controller(orderly)
+        self.pass_time(passing)
+        self.world.settle()  # The engine ends what it is time for.
+        self.start_controller()
 
     @precondition(both)
     @rule(orderly=st.booleans(), passing=seconds)
@@ -292,8 +302,10 @@ class PinMachine(RuleBasedStateMachine):
                 assert row.expires_at is None
                 continue
             left = row.expires_at - ledger.now()
-            assert left <= pin.most_left(passed) + 0.01
             assert left >= pin.left(passed) - 0.01
+            # A controller that has begun since knows of no hit before, and waits for news.
+            most = max(pin.most_left(passed), self.model.heard_from - passed if pin.renews else 0)
+            assert left <= most + 0.01
 
     def engine_holds_what_the_ledger_says(self) -> None:
         ledger, pins = self.world.controller.ledger, self.engine.tiers.pins
@@ -302,8 +314,6 @@ class PinMachine(RuleBasedStateMachine):
         for pin_id in self.model.living:
             place = ledger.get(pin_id).places[INSTANCE]
             report = pins.report(pin_id)
-            if report is None and self.model.living[pin_id].may_be_over(self.world.clocks.passed):
-                continue  # The ledger waits for news of a hit.
             if report is None:
                 assert (place.tokens_pinned, place.told) == (0, 0)
                 continue
