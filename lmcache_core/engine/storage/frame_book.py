@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from lmcache_core.engine.chunks.entry import Entry
@@ -12,6 +13,9 @@ from lmcache_core.engine.chunks.pages import Pages
 from lmcache_core.engine.chunks.piece import Cover
 from lmcache_core.engine.chunks.residents import Residents
 from lmcache_core.keys import Key
+
+LENGTHS = 1024
+"""Lengths of which it is remembered what they tell; frames of one model have few."""
 
 
 class Facts(NamedTuple):
@@ -34,7 +38,8 @@ class FrameBook:
     A raw frame's length says how many blocks a complete chunk of it has, and
     where tails may leave host memory not how many tokens. An encoded one's
     says nothing: of one that was there before us no page is certain, until
-    somebody asks for its tokens or it is read.
+    somebody asks for its tokens or it is read. Kept is only what a length
+    does not tell, so that most frames of a million take nothing here.
 
     Not thread-safe: the engine's lock is held around every call.
 
@@ -44,6 +49,10 @@ class FrameBook:
         rule: Where a hit may end; None where it may end anywhere.
         residents: The lengths of the frames.
         encoded: Whether the frames are.
+
+    Attributes:
+        rule: See above.
+        guess: What the length of a frame that was there before us tells.
     """
 
     def __init__(
@@ -60,28 +69,29 @@ class FrameBook:
         self._chunk_tokens = chunk_tokens
         self._residents = residents
         self._encoded = encoded
+        # A raw frame's length says all, where tails stay in host memory.
+        self._exact = not encoded and not geometry.clears_tails
         self._facts: dict[Key, Facts] = {}
+        self.guess = lru_cache(LENGTHS)(self._guess)
         # Nearly all frames share a few facts.
         self._common: dict[int | None, Facts] = {}
 
     def keep(self, key: Key, facts: Facts) -> None:
-        """Keep what is known of a frame."""
+        """Keep what is known of a frame that is among the residents."""
+        if facts == self.guess(self._residents.size(key)):
+            self._facts.pop(key, None)
+            return
         if facts.pages is None and not facts.guessed:
             facts = self._common.setdefault(facts.tokens, facts)
         self._facts[key] = facts
 
     def forget(self, key: Key) -> None:
         """Forget a frame that is known."""
-        del self._facts[key]
+        self._facts.pop(key, None)
 
     def facts(self, key: Key) -> Facts:
         """What is known of a frame that is there."""
-        return self._facts[key]
-
-    def guess(self, nbytes: int) -> Facts:
-        """What the length of a frame that was there before us tells."""
-        exact = not self._encoded and not self._geometry.clears_tails
-        return Facts(self._most_tokens(nbytes) if exact else None, guessed=self.rule is not None)
+        return self._facts.get(key) or self.guess(self._residents.size(key))
 
     @property
     def lengths_differ(self) -> bool:
@@ -102,7 +112,7 @@ class FrameBook:
 
     def tokens(self, key: Key) -> int:
         """Tokens of a frame that is there, as few as there can be where that is not known."""
-        tokens = self._facts[key].tokens
+        tokens = self.facts(key).tokens
         if tokens is not None:
             return tokens
         if self._encoded:
@@ -113,19 +123,21 @@ class FrameBook:
 
     def raw_bytes(self, key: Key) -> int | None:
         """Length of a frame as it would lie in a slot; None where that is not known."""
-        facts = self._facts.get(key)
-        if facts is None:
+        if key not in self._residents:
             return None
         if not self._encoded:
             return self._residents.size(key)
+        facts = self.facts(key)
         if facts.tokens is None or facts.guessed:
             return None
         return self._geometry.frame_bytes(facts.tokens, facts.pages)
 
     def learn(self, covers: Sequence[Cover]) -> None:
         """Somebody names the tokens of frames that are there."""
+        if self._exact:
+            return
         for key, tokens in covers:
-            facts = self._facts[key]
+            facts = self.facts(key)
             if facts.tokens is None:
                 self.keep(key, facts._replace(tokens=tokens))
 
@@ -142,13 +154,17 @@ class FrameBook:
         return rule.end([self._pages_of(cover, rule) for cover in covers], tokens)
 
     def _pages_of(self, cover: Cover, rule: HitRule) -> Pages:
-        facts = self._facts[cover.key]
+        facts = self.facts(cover.key)
         # A raw frame that was there before us and is too short has not all.
         if facts.guessed and (
             self._encoded or self._most_tokens(self._residents.size(cover.key)) < cover.tokens
         ):
             return rule.no_pages
         return facts.pages
+
+    def _guess(self, nbytes: int) -> Facts:
+        tokens = self._most_tokens(nbytes) if self._exact else None
+        return Facts(tokens, guessed=self.rule is not None)
 
     def _most_tokens(self, nbytes: int) -> int:
         """Tokens of a complete raw frame of some length, where it fills its blocks."""
