@@ -8,6 +8,7 @@ in the wrong place cannot compare equal.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -30,6 +31,9 @@ CHUNK_TOKENS = 16
 FRAME_BYTES = HEADER_BYTES + CHUNK_TOKENS // BLOCK_TOKENS * BLOCK_BYTES
 SLOT_BYTES = 8192
 """Header page and one page of payload: every chunk takes this, unless blocks are larger."""
+
+ASK_SECONDS = 0.0002
+"""Between two looks for promotions: without it they share a core with who waits for them."""
 
 GARBAGE = b"\xee" * BLOCK_BYTES
 
@@ -169,11 +173,10 @@ class Rig:
 
     def wait_match(self, name: str, limit: int) -> int:
         """Ask until promotions are done; return the tokens of the hit."""
-        while True:
-            match = self.engine.match(name, limit)
-            if match.ready:
-                assert sum(match.by_location.values()) == match.tokens
-                return match.tokens
+        while not (match := self.engine.match(name, limit)).ready:
+            time.sleep(ASK_SECONDS)
+        assert sum(match.by_location.values()) == match.tokens
+        return match.tokens
 
     def serve(
         self,
