@@ -20,10 +20,11 @@ from lmcache_core.api.messages import (
     SettleCommand,
     UnpinCommand,
 )
-from lmcache_core.api.pins import PinReport
+from lmcache_core.api.pins import PinReport, PinRequest
 from lmcache_core.engine.cache.engine import CacheEngine
 from lmcache_core.engine.chunks.piece import Pieces
 from lmcache_core.engine.control.descent import Descent
+from lmcache_core.engine.control.ledger_bond import LedgerBond
 from lmcache_core.engine.control.moving import Move
 from lmcache_core.engine.control.recoding import Recoding
 from lmcache_core.engine.storage.tier import StorageTier
@@ -50,12 +51,16 @@ class CommandRunner:
         engine: The engine.
         instance_id: Its id, for replies.
         incarnation: Its start time, for replies.
+
+    Attributes:
+        bond: Which ledger the engine serves.
     """
 
     def __init__(self, engine: CacheEngine, instance_id: str, incarnation: int) -> None:
         self._engine = engine
         self._instance_id = instance_id
         self._incarnation = incarnation
+        self.bond = LedgerBond(engine.tiers)
         self._moves: dict[str, Move] = {}
         self._recodings: dict[str, Recoding] = {}
         self._descents: dict[str, Descent] = {}
@@ -79,8 +84,7 @@ class CommandRunner:
             except LMCacheError:
                 return False  # The answer says why.
         if isinstance(command, PinCommand):
-            pin = command.pin
-            return self._engine.stores_open_for(pin.tokens, pin.scope) or self._descends(command)
+            return self._stores_open_for(command.pin) or self._descends(command)
         if isinstance(command, SettleCommand):
             return self._engine.stores_open_for(command.tokens, command.scope)
         return False
@@ -89,6 +93,16 @@ class CommandRunner:
         """Chunks that one which takes its time is done with, and of how many; None of others."""
         under_way = self._moves.get(command.request_id) or self._recodings.get(command.request_id)
         return None if under_way is None else (under_way.done, under_way.total)
+
+    def _stores_open_for(self, pin: PinRequest) -> bool:
+        """Whether stores are under way that a pin could hold more by."""
+        engine = self._engine
+        if not engine.open_jobs:
+            return False
+        with engine.tiers.lock:
+            if engine.tiers.pins.holds(pin):
+                return False
+        return engine.stores_open_for(pin.tokens, pin.scope)
 
     def run(self, command: Command) -> Reply:
         """Carry a command out; every failure is a reply."""
@@ -104,6 +118,7 @@ class CommandRunner:
 
     def _try(self, command: Command) -> Reply:
         try:
+            self.bond.check(command)
             return self._run(command)
         except UnknownNameError as error:
             return self._reply(command, error="unknown_location", detail=str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from lmcache_core.engine.chunks.entry import Entry
@@ -12,6 +13,9 @@ from lmcache_core.engine.chunks.pages import Pages
 from lmcache_core.engine.chunks.piece import Cover
 from lmcache_core.engine.chunks.residents import Residents
 from lmcache_core.keys import Key
+
+LENGTHS = 1024
+"""Lengths of which it is remembered what they tell; frames of one model have few."""
 
 
 class Facts(NamedTuple):
@@ -35,7 +39,9 @@ class FrameBook:
     where tails may leave host memory not how many tokens. An encoded one's
     says nothing, but that no more of it is there than if it were raw: of one
     that was there before us no page is certain, until somebody asks for its
-    tokens or it is read.
+    tokens or it is read. What was encoded in a tier that does not encode has
+    a length that no raw frame has. Kept is only what a length does not tell,
+    so that most frames of a million take nothing here.
 
     Not thread-safe: the engine's lock is held around every call.
 
@@ -45,6 +51,10 @@ class FrameBook:
         rule: Where a hit may end; None where it may end anywhere.
         residents: The lengths of the frames.
         encoded: Whether the frames are.
+
+    Attributes:
+        rule: See above.
+        guess: What the length of a frame that was there before us tells.
     """
 
     def __init__(
@@ -61,28 +71,29 @@ class FrameBook:
         self._chunk_tokens = chunk_tokens
         self._residents = residents
         self._encoded = encoded
+        # A raw frame's length says all, where tails stay in host memory.
+        self._exact = not encoded and not geometry.clears_tails
         self._facts: dict[Key, Facts] = {}
+        self.guess = lru_cache(LENGTHS)(self._guess)
         # Nearly all frames share a few facts.
         self._common: dict[int | None, Facts] = {}
 
     def keep(self, key: Key, facts: Facts) -> None:
-        """Keep what is known of a frame."""
+        """Keep what is known of a frame that is among the residents."""
+        if facts == self.guess(self._residents.size(key)):
+            self._facts.pop(key, None)
+            return
         if facts.pages is None and not facts.guessed:
             facts = self._common.setdefault(facts.tokens, facts)
         self._facts[key] = facts
 
     def forget(self, key: Key) -> None:
         """Forget a frame that is known."""
-        del self._facts[key]
+        self._facts.pop(key, None)
 
     def facts(self, key: Key) -> Facts:
         """What is known of a frame that is there."""
-        return self._facts[key]
-
-    @property
-    def found(self) -> Facts:
-        """What is known of a frame that was there before us, beside its length."""
-        return Facts(None, guessed=self.rule is not None)
+        return self._facts.get(key) or self.guess(self._residents.size(key))
 
     @property
     def lengths_differ(self) -> bool:
@@ -99,11 +110,11 @@ class FrameBook:
         """
         if self.rule is None or (nbytes == ours and not self._encoded):
             return Facts(entry.tokens, entry.pages)
-        return self.found
+        return self.guess(nbytes)
 
     def tokens(self, key: Key) -> int:
         """Tokens of a frame that is there, as few as there can be where that is not known."""
-        tokens = self._facts[key].tokens
+        tokens = self.facts(key).tokens
         if tokens is not None:
             return tokens
         if self._encoded:
@@ -115,24 +126,24 @@ class FrameBook:
 
     def raw_bytes(self, key: Key) -> int | None:
         """Length of a frame as it would lie in a slot; None where that is not known."""
-        facts = self._facts.get(key)
-        if facts is None:
+        if key not in self._residents:
             return None
+        facts = self.facts(key)
         if facts.tokens is not None and not facts.guessed:
             return self._geometry.frame_bytes(facts.tokens, facts.pages)
-        if self._encoded or self.rule is None:
+        if self._encoded:
             return None
         nbytes = self._residents.size(key)
         return nbytes if self._geometry.may_be_raw(nbytes) else None
 
     def tells_raw(self, nbytes: int) -> bool:
         """Whether a frame of some length would be taken for a raw one once it is not known."""
-        return not self._encoded and self.rule is not None and self._geometry.may_be_raw(nbytes)
+        return not self._encoded and self._geometry.may_be_raw(nbytes)
 
     def learn(self, covers: Sequence[Cover]) -> None:
         """Somebody names the tokens of frames that are there."""
         for key, tokens in covers:
-            facts = self._facts[key]
+            facts = self.facts(key)
             if facts.tokens is None:
                 self.keep(key, facts._replace(tokens=tokens))
 
@@ -149,13 +160,18 @@ class FrameBook:
         return rule.end([self._pages_of(cover, rule) for cover in covers], tokens)
 
     def _pages_of(self, cover: Cover, rule: HitRule) -> Pages:
-        facts = self._facts[cover.key]
+        facts = self.facts(cover.key)
         # A raw frame that was there before us and is too short has not all.
         if facts.guessed and (
             self._encoded or self._most_tokens(self._residents.size(cover.key)) < cover.tokens
         ):
             return rule.no_pages
         return facts.pages
+
+    def _guess(self, nbytes: int) -> Facts:
+        exact = self._exact and self._geometry.may_be_raw(nbytes)
+        tokens = self._most_tokens(nbytes) if exact else None
+        return Facts(tokens, guessed=self.rule is not None)
 
     def _most_tokens(self, nbytes: int) -> int:
         """Tokens of a complete raw frame of some length, where it fills its blocks."""

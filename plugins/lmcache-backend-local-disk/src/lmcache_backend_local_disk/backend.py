@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import repeat
+from itertools import chain, repeat
 from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +16,7 @@ from lmcache_backend_local_disk.disk import Disk
 from lmcache_backend_local_disk.disks import Disks
 from lmcache_backend_local_disk.faults import UNREADABLE
 from lmcache_backend_local_disk.names import instance_folder
+from lmcache_backend_local_disk.ordering import Found
 from lmcache_backend_local_disk.routine import Routine
 from lmcache_backend_local_disk.scrub import Scrub
 from lmcache_backend_local_disk.shard import LONGEST
@@ -218,18 +219,20 @@ class LocalDiskBackend(StorageBackend):
         Raises:
             BackendError: The folder cannot be listed.
         """
-        streams = []
+        streams: list[tuple[Disk, Iterator[list[Found]]]] = []
         for disk in self._disks:
             try:
                 found = disk.found()
             except OSError as error:
                 self._disks.failed(disk, "listing frames", error)
             else:
-                streams.append(zip(found, repeat(disk)))
+                streams.append((disk, found))
         if len(streams) == 1:
-            yield from ((key, use & LONGEST) for (use, key), _ in streams[0])
+            for part in streams[0][1]:
+                yield from [(key, use & LONGEST) for use, key in part]
             return
-        for (use, key), disk in heapq.merge(*streams, key=itemgetter(0)):
+        frames = [zip(chain.from_iterable(parts), repeat(disk)) for disk, parts in streams]
+        for (use, key), disk in heapq.merge(*frames, key=itemgetter(0)):
             if self._disks.home(key) is disk:
                 yield key, use & LONGEST
             else:  # It was put elsewhere while this disk was full or did not answer.

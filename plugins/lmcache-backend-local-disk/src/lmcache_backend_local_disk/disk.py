@@ -16,9 +16,9 @@ from lmcache_backend_local_disk.frame_file import FrameFiles, remove_if_there
 from lmcache_backend_local_disk.group_commit import GroupCommit
 from lmcache_backend_local_disk.health import Health
 from lmcache_backend_local_disk.names import SHARDS
-from lmcache_backend_local_disk.ordering import in_order
+from lmcache_backend_local_disk.ordering import Found, in_order
 from lmcache_backend_local_disk.quarantine import Quarantine
-from lmcache_backend_local_disk.shard import Found, Shard
+from lmcache_backend_local_disk.shard import Shard
 from lmcache_backend_local_disk.snapshot_file import SnapshotFile
 from lmcache_backend_local_disk.writing import Writing
 from lmcache_core.api import BackendContext, Deadline, PutStatus
@@ -212,8 +212,8 @@ class Disk:
         self._calls.syncfs(self.folder.root)
         self._metrics.count("syncs")
 
-    def found(self) -> Iterator[Found]:
-        """All frames, those used longest ago first."""
+    def found(self) -> Iterator[list[Found]]:
+        """All frames, those used longest ago first, some at a time."""
         return in_order([shard.found() for shard in self.shards])
 
     def usage(self) -> tuple[int, int]:
