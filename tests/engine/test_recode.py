@@ -246,40 +246,34 @@ def test_where_a_chain_authenticates_only_its_own_forms_are_written(store):
         assert rig.serve(LONG) == len(LONG) - 1
 
 
-@pytest.fixture
-def fleeting(store):
-    """Over a store that is not durable, so that a pin waits for no sync."""
-    with rig_over(store, capabilities=Capability.SCAN | Capability.REPLACE) as made:
-        made.serve(LONG)
-        settle(made)
-        yield made
-
-
-def test_what_is_pinned_stays_pinned_and_is_counted_to_the_byte(fleeting, store):
-    rig = fleeting
-    pins = rig.engine.tiers.pins
-    with rig.engine.tiers.lock:
-        assert pins.pin(ask(LONG, location="dict", pin_id="p")).tokens_pinned == len(LONG)
-        pins.take_changed()
-    recode = Asker(rig)
-    assert recode("zlib").num_tokens == len(LONG)
-    with rig.engine.tiers.lock:
-        (report,) = pins.take_changed()
-    used = sum(map(len, store.frames.values()))
-    assert (report.tokens_pinned, report.pinned_bytes) == (len(LONG), used)
-    assert exact(rig, store)
-    with rig.engine.tiers.lock:
-        residents = rig.engine.tiers.storage[0].residents
-        residents.capacity_bytes, residents.pin_limit_bytes = 1 << 30, used + FRAME_BYTES
-    reply = recode("zlib", undo=True)
-    assert 0 < reply.num_tokens < len(LONG), "pins take no more than they may"
-    assert chunks(reply).keys() == {"recoded", "full"}
-    assert exact(rig, store)
-    assert residents.pinned_bytes <= residents.pin_limit_bytes
-    with rig.engine.tiers.lock:
-        assert pins.report("p").tokens_pinned == len(LONG)
-        pins.unpin("p", 1)
-    assert exact(rig, store)
+def test_what_is_pinned_stays_pinned_and_is_counted_to_the_byte(store):
+    # A store that is not durable, which keeps nothing of the pin itself.
+    with rig_over(store, capabilities=WRITABLE & ~Capability.DURABLE) as rig:
+        rig.serve(LONG)
+        settle(rig)
+        pins = rig.engine.tiers.pins
+        with rig.engine.tiers.lock:
+            assert pins.pin(ask(LONG, location="dict", pin_id="p")).tokens_pinned == len(LONG)
+            pins.take_changed()
+        recode = Asker(rig)
+        assert recode("zlib").num_tokens == len(LONG)
+        with rig.engine.tiers.lock:
+            (report,) = pins.take_changed()
+        used = sum(map(len, store.frames.values()))
+        assert (report.tokens_pinned, report.pinned_bytes) == (len(LONG), used)
+        assert exact(rig, store)
+        with rig.engine.tiers.lock:
+            residents = rig.engine.tiers.storage[0].residents
+            residents.capacity_bytes, residents.pin_limit_bytes = 1 << 30, used + FRAME_BYTES
+        reply = recode("zlib", undo=True)
+        assert 0 < reply.num_tokens < len(LONG), "pins take no more than they may"
+        assert chunks(reply).keys() == {"recoded", "full"}
+        assert exact(rig, store)
+        assert residents.pinned_bytes <= residents.pin_limit_bytes
+        with rig.engine.tiers.lock:
+            assert pins.report("p").tokens_pinned == len(LONG)
+            pins.unpin("p", 1)
+        assert exact(rig, store)
 
 
 def test_a_longer_frame_evicts_others_and_never_itself():

@@ -89,11 +89,6 @@ class CommandRunner:
             return self._engine.stores_open_for(command.tokens, command.scope)
         return False
 
-    def progress(self, command: Command) -> tuple[int, int] | None:
-        """Chunks that one which takes its time is done with, and of how many; None of others."""
-        under_way = self._moves.get(command.request_id) or self._recodings.get(command.request_id)
-        return None if under_way is None else (under_way.done, under_way.total)
-
     def _stores_open_for(self, pin: PinRequest) -> bool:
         """Whether stores are under way that a pin could hold more by."""
         engine = self._engine
@@ -103,6 +98,11 @@ class CommandRunner:
             if engine.tiers.pins.holds(pin):
                 return False
         return engine.stores_open_for(pin.tokens, pin.scope)
+
+    def progress(self, command: Command) -> tuple[int, int] | None:
+        """Chunks that one which takes its time is done with, and of how many; None of others."""
+        under_way = self._moves.get(command.request_id) or self._recodings.get(command.request_id)
+        return None if under_way is None else (under_way.done, under_way.total)
 
     def run(self, command: Command) -> Reply:
         """Carry a command out; every failure is a reply."""

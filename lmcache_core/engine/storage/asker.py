@@ -74,5 +74,5 @@ class TierAsker:
             if type(nbytes) is not int or nbytes <= 0 or holdings.is_foreign(key):
                 continue
             if key not in holdings.residents:
-                holdings.take(Known(key, nbytes, holdings.book.guess(nbytes)))
+                holdings.take(Known(key, nbytes, holdings.book.found))
                 holdings.counters["found_frames"] += 1
