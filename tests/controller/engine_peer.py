@@ -25,6 +25,7 @@ from lmcache_core.api.messages import (
     Goodbye,
     Heartbeat,
     Identify,
+    MoveCommand,
     PinCommand,
     PlanCommand,
     Progress,
@@ -52,8 +53,8 @@ PATIENCE_SECONDS = 15.0
 _incarnations = itertools.count(time.time_ns())
 
 
-def tier(location: str) -> TierStatus:
-    return TierStatus(location=location, kind="memory", capacity_bytes=1 << 20)
+def tier(location: str, store_id: str = "") -> TierStatus:
+    return TierStatus(location=location, kind="memory", capacity_bytes=1 << 20, store_id=store_id)
 
 
 def eventually(holds: Callable[[], Any]) -> Any:
@@ -76,6 +77,8 @@ class EnginePeer:
         beating: False lets heartbeats stop.
         refusal: A failure that pins are answered with, or None.
         facts: What chunks that were encoded anew are answered with.
+        moves: Tokens that moves are answered with.
+        store_id: Names the store below, which it shares with others; empty for none.
         before_reply: Called with each command before it is answered.
         commands: What was asked, in order.
         held: Pins by id.
@@ -95,6 +98,7 @@ class EnginePeer:
         serving_url: str | None = None,
         incarnation: int | None = None,
         held: Mapping[str, PinRequest] = {},
+        store_id: str = "",
     ) -> None:
         spec = PluginRegistry.discover().transport(address)
         self.link: EngineLink = spec.load()(spec.config()).dial(address)
@@ -110,6 +114,8 @@ class EnginePeer:
         self.before_reply: Callable[[Command], None] = lambda _command: None
         self.tells_facts = False
         self.facts: dict[str, int] = {}
+        self.moves = 0
+        self.store_id = store_id
         self.commands: list[Command] = []
         self.held: dict[str, PinRequest] = dict(held)
         self.adopted: dict[str, int] = {}
@@ -256,13 +262,16 @@ class EnginePeer:
                 self._send_snapshot()
             self.welcomes += 1
 
+    def _tiers(self) -> tuple[TierStatus, ...]:
+        return tuple(tier(name, self.store_id * (name == DISK)) for name in self.locations)
+
     def _register(self) -> None:
         self.link.send(
             Register(
                 instance_id=self.instance_id,
                 incarnation=self.incarnation,
                 namespace=self.namespace,
-                tiers=tuple(tier(name) for name in self.locations),
+                tiers=self._tiers(),
                 pins=tuple(self._report(request) for request in self.held.values()),
                 pin_requests=tuple(self._left(request) for request in self.held.values()),
                 sequence=self.sequence,
@@ -280,7 +289,7 @@ class EnginePeer:
                 instance_id=self.instance_id,
                 incarnation=self.incarnation,
                 sequence=self.sequence,
-                tiers=tuple(tier(name) for name in self.locations),
+                tiers=self._tiers(),
                 counters={"hit_tokens": 3},
                 pins=tuple(self._report(request) for request in self.held.values()),
             )
@@ -300,6 +309,8 @@ class EnginePeer:
                 name: self._prefix(command.tokens, command.scope, name) for name in self.locations
             }
             return self._reply(command, facts=facts)
+        if isinstance(command, MoveCommand):
+            return self._reply(command, num_tokens=self.moves)
         if isinstance(command, RecodeCommand):
             return self._reply(command, facts=self.facts)
         return self._reply(command)

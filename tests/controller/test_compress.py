@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lmcache_core.api.frames import is_record
 from lmcache_core.api.messages import RecodeCommand
 from lmcache_core.config import TierConfig
 from tests.controller.controller_process import ControllerProcess
@@ -66,7 +67,8 @@ def test_a_prompt_is_compressed_and_decompressed(
     saved = body.pop("saved_bytes")
     assert body == {"num_tokens": len(TOKENS), "chunks": {"recoded": 3}}
     assert saved == before - engine.engine.tiers.status()[1].used_bytes > 0
-    files = sum(path.stat().st_size for path in tmp_path.rglob("*") if len(path.name) > 60)
+    frames = {path: bytes.fromhex(path.name) for path in tmp_path.glob("*/frames/*/*")}
+    files = sum(path.stat().st_size for path, key in frames.items() if not is_record(key))
     assert files == before - saved
     event = answer.json()["event_id"]
     assert controller.post("/check_finish", event_id=event).json() == {"status": "done"}
@@ -175,3 +177,18 @@ def test_an_engine_that_goes_fails_the_job(controller: ControllerProcess) -> Non
     assert answers[0].status_code == 503
     (job,) = controller.client.get("/v1/jobs?operation=Compress&limit=1").json()["jobs"]
     assert job["state"] == "failed"
+
+
+def test_a_pin_on_the_disk_holds_through_both(controller: ControllerProcess, engine: Rig) -> None:
+    place = {"instance_id": "packing", "location": DISK, "tokens": TOKENS}
+    assert controller.post("/pin", **place).json()["num_tokens"] == len(TOKENS)
+
+    def shown() -> tuple[str, int, int]:
+        (pin,) = controller.post("/pins", instance_id="packing").json()["pins"]
+        return pin["state"], pin["num_tokens"], pin["placements"][0]["pinned_bytes"]
+
+    for path in ("/compress", "/decompress"):
+        assert ask(controller, path).json()["num_tokens"] == len(TOKENS)
+        used_bytes = engine.engine.tiers.status()[1].used_bytes
+        eventually(lambda used=used_bytes: shown() == ("active", len(TOKENS), used))
+    assert controller.post("/unpin", **place).json()["num_tokens"] == len(TOKENS)

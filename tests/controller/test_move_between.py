@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lmcache_core.api.messages import MoveCommand
 from lmcache_core.config import TierConfig
 from lmcache_core.keys import Scope, tokens_to_bytes
 from tests.controller.controller_process import ControllerProcess
@@ -209,3 +210,29 @@ def test_a_store_that_is_away_moves_nothing_and_says_how_far_it_came(
         assert (held(one, MEMORY), held(other, MEMORY)) == (WHOLE, 0)
     finally:
         redis.thaw()
+
+
+def test_a_server_and_a_rank_of_it_are_not_two(controller: ControllerProcess) -> None:
+    with controller.peer("ranked_dp0"), controller.peer("ranked_dp1"):
+        answer = move(controller, ("ranked", MEMORY), ("ranked_dp1", MEMORY))
+    assert answer.status_code == 422
+    assert "rank" in answer.json()["detail"]
+
+
+def test_of_several_ranks_what_each_has_counts_and_leaves(controller: ControllerProcess) -> None:
+    """Scripted: of the two ranks that take a prompt up, the second has room for less."""
+    with (
+        controller.peer("down", store_id="redis:1") as source,
+        controller.peer("up_dp0", store_id="redis:1") as first,
+        controller.peer("up_dp1", store_id="redis:1") as second,
+    ):
+        for peer, tokens in ((source, WHOLE), (first, WHOLE), (second, CHUNK_TOKENS)):
+            peer.moves = tokens
+        answer = move(controller, ("down", MEMORY), ("up", MEMORY))
+        assert answer.json()["num_tokens"] == CHUNK_TOKENS
+        down, leave = source.asked(MoveCommand)
+        assert (down.keep, down.refuse_pinned, down.target) == (True, True, DISK)
+        assert (leave.keep, len(leave.tokens) // 4) == (False, CHUNK_TOKENS)
+        for peer in (first, second):
+            (up,) = peer.asked(MoveCommand)
+            assert (up.location, up.target, up.keep) == (DISK, MEMORY, True)

@@ -31,6 +31,7 @@ OPERATIONS = {
     "/unpin": ["post"],
     "/v1/instances": ["get"],
     "/v1/instances/{instance_id}": ["get"],
+    "/v1/instances/{instance_id}/adopt": ["post"],
     "/v1/jobs": ["get"],
     "/v1/jobs/{event_id}": ["get"],
     "/v1/pins": ["get", "post"],

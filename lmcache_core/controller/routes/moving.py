@@ -59,6 +59,14 @@ class MoveRoutes(Controller):
                     scope=data.scope,
                     keep=data.should_copy,
                 )
+            elif not {one.instance_id for one in sources}.isdisjoint(
+                one.instance_id for one in targets
+            ):
+                message = (
+                    f"new_position: {new_instance_id!r} and {instance_id!r} are the same engine, "
+                    "or one is a rank of the other; name two ranks, or one instance twice"
+                )
+                raise FieldError(message)
             else:
                 store = shared_store(sources, targets, location, target)
                 if store is None:
@@ -93,17 +101,21 @@ async def _move_between(
         keep=True,
         refuse_pinned=not data.should_copy,
     )
-    await ask(
+    replies = await ask(
         targets, kind=MoveCommand, location=store.target, target=target, tokens=tokens, keep=True
     )
-    arrived = job.num_tokens or 0
-    if not data.should_copy and arrived:
-        # Nothing leaves the old place that is not in the new one.
-        there = tokens[: arrived * TOKEN_BYTES]
+    # Of several ranks, what each of them has.
+    arrived = job.num_tokens = min(reply.num_tokens for reply in replies)
+    if data.should_copy or not arrived:
+        return
+    # Nothing leaves the old place that is not in the new one.
+    there = tokens[: arrived * TOKEN_BYTES]
+    try:
         if location == store.source:
             await ask(sources, kind=ClearCommand, location=location, tokens=there)
         else:
             await ask(
                 sources, kind=MoveCommand, location=location, target=store.source, tokens=there
             )
-    job.num_tokens = arrived
+    finally:
+        job.num_tokens = arrived
