@@ -62,6 +62,7 @@ class Register(Message, frozen=True, kw_only=True, tag="register"):
         serving_url: Where its server answers, or None.
         version: Version of its core.
         heartbeat_seconds: How often it will be heard of.
+        ledger_id: The ledger that its pins are in; empty where it has none.
     """
 
     instance_id: str
@@ -76,6 +77,7 @@ class Register(Message, frozen=True, kw_only=True, tag="register"):
     serving_url: str | None = None
     version: str = ""
     heartbeat_seconds: float = 5.0
+    ledger_id: str = ""
 
 
 class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
@@ -156,12 +158,14 @@ class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
     Attributes:
         ledger_id: Names the pin ledger; an engine serves one.
         want_snapshot: Whether the engine is to send a snapshot.
+        adopts: Whether the ledger takes over the pins of another one.
     """
 
     instance_id: str
     incarnation: int
     ledger_id: str
     want_snapshot: bool = True
+    adopts: bool = False
 
 
 class Refused(Message, frozen=True, kw_only=True, tag="refused"):

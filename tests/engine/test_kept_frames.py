@@ -13,6 +13,7 @@ from lmcache_core.engine.storage import tier as storage_tier
 from lmcache_core.errors import BackendError
 from lmcache_core.testing import DictStore
 from tests.engine.rig import CHUNK_TOKENS, FRAME_BYTES, Rig, storage_spec
+from tests.engine.test_kept_pins import report
 from tests.engine.test_pins import ask
 from tests.engine.test_storage_tier import LONG, Watched, below, flood, settle
 
@@ -150,7 +151,7 @@ def test_a_store_that_takes_long_to_tell_does_not_hold_up_the_start(store, monke
         assert rig.hit(LONG) == 0
         gate.set()
         settle(rig)
-        assert rig.engine.tiers.pins.report("p").tokens_pinned == len(LONG)
+        assert report(rig).tokens_pinned == len(LONG)
         assert rig.serve(LONG) == len(LONG) - 1
 
 

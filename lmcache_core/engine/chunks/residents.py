@@ -24,6 +24,7 @@ class Residents:
         used_bytes: Bytes of all keys.
         pinned_bytes: Bytes of the keys that carry a mark, each counted once.
         reserved_bytes: Bytes that pins keep for chunks still to come.
+        record_bytes: Bytes in the tier's store that are no chunk's.
         pin_limit_bytes: What marks and reservations may take together.
     """
 
@@ -32,6 +33,7 @@ class Residents:
         self.used_bytes = 0
         self.pinned_bytes = 0
         self.reserved_bytes = 0
+        self.record_bytes = 0
         self.pin_limit_bytes = capacity_bytes
         self._policy = policy
         self._sizes: dict[Key, int] = {}

@@ -19,9 +19,10 @@ from lmcache_core.api.messages import (
     SettleCommand,
     UnpinCommand,
 )
-from lmcache_core.api.pins import PinReport
+from lmcache_core.api.pins import PinReport, PinRequest
 from lmcache_core.engine.cache.engine import CacheEngine
 from lmcache_core.engine.control.descent import Descent
+from lmcache_core.engine.control.ledger_bond import LedgerBond
 from lmcache_core.engine.control.moving import Move
 from lmcache_core.errors import (
     CapacityError,
@@ -46,12 +47,16 @@ class CommandRunner:
         engine: The engine.
         instance_id: Its id, for replies.
         incarnation: Its start time, for replies.
+
+    Attributes:
+        bond: Which ledger the engine serves.
     """
 
     def __init__(self, engine: CacheEngine, instance_id: str, incarnation: int) -> None:
         self._engine = engine
         self._instance_id = instance_id
         self._incarnation = incarnation
+        self.bond = LedgerBond(engine.tiers)
         self._moves: dict[str, Move] = {}
         self._descents: dict[str, Descent] = {}
 
@@ -66,11 +71,20 @@ class CommandRunner:
             except LMCacheError:
                 return False  # The answer says why.
         if isinstance(command, PinCommand):
-            pin = command.pin
-            return self._engine.stores_open_for(pin.tokens, pin.scope) or self._descends(command)
+            return self._stores_open_for(command.pin) or self._descends(command)
         if isinstance(command, SettleCommand):
             return self._engine.stores_open_for(command.tokens, command.scope)
         return False
+
+    def _stores_open_for(self, pin: PinRequest) -> bool:
+        """Whether stores are under way that a pin could hold more by."""
+        engine = self._engine
+        if not engine.open_jobs:
+            return False
+        with engine.tiers.lock:
+            if engine.tiers.pins.holds(pin):
+                return False
+        return engine.stores_open_for(pin.tokens, pin.scope)
 
     def run(self, command: Command) -> Reply:
         """Carry a command out; every failure is a reply."""
@@ -86,6 +100,7 @@ class CommandRunner:
 
     def _try(self, command: Command) -> Reply:
         try:
+            self.bond.check(command)
             return self._run(command)
         except UnknownNameError as error:
             return self._reply(command, error="unknown_location", detail=str(error))

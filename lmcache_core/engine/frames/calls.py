@@ -68,6 +68,15 @@ class BackendCalls:
         """Remove frames."""
         return self._ask("remove", lambda within: self._backend.remove(keys, within), keys)
 
+    def sync(self) -> None:
+        """Make all that was put durable."""
+
+        def call(within: Deadline) -> list[None]:
+            self._backend.sync(within)
+            return []
+
+        self._ask("sync", call, ())
+
     def quarantine(self, keys: Sequence[Key], reasons: Sequence[str]) -> list[bool]:
         """Take damaged frames out of the way."""
         return self._ask(

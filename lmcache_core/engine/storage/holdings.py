@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
+from lmcache_core.api.frames import is_record
 from lmcache_core.engine.chunks.residents import Residents
 from lmcache_core.engine.storage.breaker import Breaker
 from lmcache_core.engine.storage.frame_book import Facts, FrameBook
@@ -132,8 +133,8 @@ class Holdings:
             del self._foreign[next(iter(self._foreign))]
 
     def is_foreign(self, key: Key) -> bool:
-        """Whether the store is known to have such a frame."""
-        return key in self._foreign
+        """Whether the store is known to have such a frame, or it would be a record."""
+        return key in self._foreign or is_record(key)
 
     def forget_one(self) -> bool:
         """Forget the frame that is first in the order of eviction; False where none may go."""
