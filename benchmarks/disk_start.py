@@ -31,6 +31,7 @@ from typing import NamedTuple
 from lmcache_core.api import (
     BackendContext,
     Deadline,
+    KVSpec,
     PutStatus,
     StorageBackend,
     StorageBackendSpec,
@@ -39,8 +40,11 @@ from lmcache_core.api.connector import KVGroup
 from lmcache_core.config import TierRules, plugin_section
 from lmcache_core.engine.chunks.geometry import Geometry
 from lmcache_core.engine.chunks.residents import Residents
+from lmcache_core.engine.frames.decoder import Decoder
 from lmcache_core.engine.frames.frame import FrameSeal
 from lmcache_core.engine.frames.raw import RawFrames
+from lmcache_core.engine.frames.serde_chain import Link
+from lmcache_core.engine.frames.serde_shelf import SerdeShelf
 from lmcache_core.engine.storage.frame_book import FrameBook
 from lmcache_core.engine.storage.host import TierHost
 from lmcache_core.engine.storage.tier import StorageTier
@@ -50,6 +54,11 @@ from lmcache_core.testing.material import aligned_buffer, sample_key
 DISK = "LocalDiskBackend"
 PATIENCE_SECONDS = 600.0
 PUTS = 400
+
+
+def _none(name: str) -> Link:
+    """Make no serde: nothing is read here."""
+    raise LookupError(name)
 
 
 class Steps:
@@ -235,12 +244,15 @@ class Starts:
         seal = FrameSeal(bytes(32), geometry)
         policy = self._registry.eviction_policy("LRU")
         residents = Residents(0, policy.load()(policy.config()))
+        shelf = SerdeShelf((), _none, KVSpec(dtype="", layout="", groups=()))
         return StorageTier(
             DISK,
             self._make(),
             residents,
             seal=seal,
-            form=RawFrames(seal),
+            form=RawFrames(
+                seal, Decoder(seal, shelf, frame_bytes=geometry.frame_bytes(256)), readers=1
+            ),
             book=FrameBook(geometry, 256, None, residents),
             lock=lock,
             call_seconds=10,

@@ -13,6 +13,7 @@ from lmcache_core.api.messages import (
     HealthCommand,
     Heartbeat,
     Identify,
+    Progress,
     Refused,
     Register,
     Reply,
@@ -109,6 +110,8 @@ class Reception:
                 await self._listener.send(peer, Identify())
         elif isinstance(message, Heartbeat):
             await self._heartbeat(engine, message)
+        elif isinstance(message, Progress):
+            self._commands.note_progress(message)
         elif isinstance(message, Events):
             if self._placement.take(message):
                 await self._listener.send(peer, WantSnapshot())

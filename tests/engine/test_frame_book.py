@@ -23,11 +23,13 @@ def make_book(*, clears_tails=False, encoded=False):
     return FrameBook(geometry, CHUNK_TOKENS, None, residents, encoded=encoded), residents
 
 
-def test_the_length_of_a_raw_frame_of_whole_blocks_tells_its_tokens():
+def test_the_length_of_a_frame_of_whole_blocks_tells_its_tokens_and_not_whether_it_is_raw():
     book, residents = make_book()
     residents.add_all({KEY: WHOLE, OTHER: SHORT})
-    assert (book.facts(KEY), book.facts(OTHER)) == (Facts(16), Facts(8))
+    assert (book.facts(KEY), book.facts(OTHER)) == (Facts(None), Facts(None))
     assert (book.tokens(KEY), book.tokens(OTHER)) == (16, 8)
+    assert book.raw_bytes(OTHER) is None
+    book.learn([Cover(OTHER, 8)])
     assert book.raw_bytes(OTHER) == SHORT
 
 

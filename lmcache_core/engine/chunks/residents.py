@@ -105,6 +105,14 @@ class Residents:
         self.pinned_bytes -= nbytes
         return frozenset(marks)
 
+    def resize(self, key: Key, nbytes: int) -> None:
+        """Give a key that is there other bytes; its marks and its place in the order stay."""
+        change = nbytes - self._sizes[key]
+        self._sizes[key] = nbytes
+        self.used_bytes += change
+        if key in self._marks:
+            self.pinned_bytes += change
+
     def may_pin(self, nbytes: int) -> bool:
         """Whether pins may take so many bytes more; always where they take none."""
         if nbytes <= 0 or not self.capacity_bytes:

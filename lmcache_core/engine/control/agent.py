@@ -33,6 +33,7 @@ from lmcache_core.engine.cache.engine import CacheEngine
 from lmcache_core.engine.chunks.events import Event
 from lmcache_core.engine.control.commands import CommandRunner
 from lmcache_core.engine.control.held_replies import HeldReplies
+from lmcache_core.engine.control.progress import ProgressTeller
 from lmcache_core.engine.control.request_pins import RequestPins
 from lmcache_core.engine.pins.table import PINS_AT_ONCE
 from lmcache_core.keys import Key
@@ -105,6 +106,7 @@ class ControlAgent:
         self._pin_changed = pin_changed
         self._clock = clock
         self._runner = CommandRunner(engine, instance_id, self._incarnation)
+        self._progress = ProgressTeller(link.send, instance_id, self._incarnation)
         self._waiting: list[Waiting] = []
         tiers = engine.tiers
         self._held = HeldReplies(tiers, tiers.keeping, link.wake) if tiers.keeping.keeps else None
@@ -242,6 +244,9 @@ class ControlAgent:
             else:
                 still.append(waiting)
         self._waiting = still
+        commands = (waiting.command for waiting in still)
+        progress = {one.request_id: self._runner.progress(one) for one in commands}
+        self._progress.tell({name: far for name, far in progress.items() if far is not None})
 
     def _answer_held(self) -> None:
         if self._held is not None:

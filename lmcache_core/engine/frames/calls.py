@@ -49,6 +49,21 @@ class BackendCalls:
             message = f"{self._tier}.open raised {type(error).__name__}: {error}"
             raise BackendError(message) from error
 
+    def store_id(self) -> str:
+        """The store's name.
+
+        Raises:
+            BackendError: It tells none.
+        """
+        try:
+            name = self._backend.store_id
+        except Exception as error:
+            message = f"{self._tier}.store_id raised {type(error).__name__}: {error}"
+            raise BackendError(message) from error
+        if not isinstance(name, str):
+            raise BackendError(f"{self._tier}.store_id is {name!r}, which is no text")
+        return name
+
     def stat(self, keys: Sequence[Key]) -> list[int | None]:
         """Lengths of frames."""
         return self._ask("stat", lambda within: self._backend.stat(keys, within), keys)
@@ -59,6 +74,13 @@ class BackendCalls:
             "put", lambda within: self._backend.put([key], [frame], within), [key]
         )
         return status
+
+    def replace(self, key: Key, frame: memoryview) -> bool:
+        """Store one frame in the place of another."""
+        (replaced,) = self._ask(
+            "replace", lambda within: self._backend.replace([key], [frame], within), [key]
+        )
+        return replaced is True
 
     def get(self, keys: Sequence[Key], frames: Sequence[memoryview]) -> list[int | None]:
         """Read frames."""

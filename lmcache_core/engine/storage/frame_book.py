@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 from lmcache_core.engine.chunks.entry import Entry
@@ -13,9 +12,6 @@ from lmcache_core.engine.chunks.pages import Pages
 from lmcache_core.engine.chunks.piece import Cover
 from lmcache_core.engine.chunks.residents import Residents
 from lmcache_core.keys import Key
-
-LENGTHS = 1024
-"""Lengths of which it is remembered what they tell; frames of one model have few."""
 
 
 class Facts(NamedTuple):
@@ -37,9 +33,10 @@ class FrameBook:
 
     A raw frame's length says how many blocks a complete chunk of it has, and
     where tails may leave host memory not how many tokens. An encoded one's
-    says nothing: of one that was there before us no page is certain, until
-    somebody asks for its tokens or it is read. Kept is only what a length
-    does not tell, so that most frames of a million take nothing here.
+    says nothing, but that no more of it is there than if it were raw: of one
+    that was there before us no page is certain, until somebody asks for its
+    tokens or it is read. Until then it takes nothing here, whether there are
+    a thousand of them or a million.
 
     Not thread-safe: the engine's lock is held around every call.
 
@@ -52,7 +49,7 @@ class FrameBook:
 
     Attributes:
         rule: See above.
-        guess: What the length of a frame that was there before us tells.
+        found: What is known of a frame that was there before us, beside its length.
     """
 
     def __init__(
@@ -65,20 +62,18 @@ class FrameBook:
         encoded: bool = False,
     ) -> None:
         self.rule = rule
+        self.found = Facts(None, guessed=rule is not None)
         self._geometry = geometry
         self._chunk_tokens = chunk_tokens
         self._residents = residents
         self._encoded = encoded
-        # A raw frame's length says all, where tails stay in host memory.
-        self._exact = not encoded and not geometry.clears_tails
         self._facts: dict[Key, Facts] = {}
-        self.guess = lru_cache(LENGTHS)(self._guess)
         # Nearly all frames share a few facts.
         self._common: dict[int | None, Facts] = {}
 
     def keep(self, key: Key, facts: Facts) -> None:
         """Keep what is known of a frame that is among the residents."""
-        if facts == self.guess(self._residents.size(key)):
+        if facts == self.found:
             self._facts.pop(key, None)
             return
         if facts.pages is None and not facts.guessed:
@@ -91,7 +86,7 @@ class FrameBook:
 
     def facts(self, key: Key) -> Facts:
         """What is known of a frame that is there."""
-        return self._facts.get(key) or self.guess(self._residents.size(key))
+        return self._facts.get(key, self.found)
 
     @property
     def lengths_differ(self) -> bool:
@@ -108,7 +103,7 @@ class FrameBook:
         """
         if self.rule is None or (nbytes == ours and not self._encoded):
             return Facts(entry.tokens, entry.pages)
-        return self.guess(nbytes)
+        return self.found
 
     def tokens(self, key: Key) -> int:
         """Tokens of a frame that is there, as few as there can be where that is not known."""
@@ -117,25 +112,29 @@ class FrameBook:
             return tokens
         if self._encoded:
             return 1
+        most = self._most_tokens(self._residents.size(key))
         return max(
-            1, self._most_tokens(self._residents.size(key)) - self._geometry.block_tokens + 1
+            1, most - self._geometry.block_tokens + 1 if self._geometry.clears_tails else most
         )
 
     def raw_bytes(self, key: Key) -> int | None:
         """Length of a frame as it would lie in a slot; None where that is not known."""
         if key not in self._residents:
             return None
-        if not self._encoded:
-            return self._residents.size(key)
         facts = self.facts(key)
-        if facts.tokens is None or facts.guessed:
+        if facts.tokens is not None and not facts.guessed:
+            return self._geometry.frame_bytes(facts.tokens, facts.pages)
+        if self._encoded or self.rule is None:
             return None
-        return self._geometry.frame_bytes(facts.tokens, facts.pages)
+        nbytes = self._residents.size(key)
+        return nbytes if self._geometry.may_be_raw(nbytes) else None
+
+    def tells_raw(self, nbytes: int) -> bool:
+        """Whether a frame of some length would be taken for a raw one once it is not known."""
+        return not self._encoded and self.rule is not None and self._geometry.may_be_raw(nbytes)
 
     def learn(self, covers: Sequence[Cover]) -> None:
         """Somebody names the tokens of frames that are there."""
-        if self._exact:
-            return
         for key, tokens in covers:
             facts = self.facts(key)
             if facts.tokens is None:
@@ -161,10 +160,6 @@ class FrameBook:
         ):
             return rule.no_pages
         return facts.pages
-
-    def _guess(self, nbytes: int) -> Facts:
-        tokens = self._most_tokens(nbytes) if self._exact else None
-        return Facts(tokens, guessed=self.rule is not None)
 
     def _most_tokens(self, nbytes: int) -> int:
         """Tokens of a complete raw frame of some length, where it fills its blocks."""

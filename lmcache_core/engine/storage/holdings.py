@@ -31,6 +31,9 @@ COUNTERS = (
     "refused_frames",
     "demoted_frames",
     "demotions_dropped",
+    "recoded_frames",
+    "recode_left_frames",
+    "recode_failures",
     "came_frames",
     "gone_frames",
 )

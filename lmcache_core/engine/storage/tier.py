@@ -30,6 +30,7 @@ from lmcache_core.engine.storage.frame_book import FrameBook
 from lmcache_core.engine.storage.holdings import Holdings, Known
 from lmcache_core.engine.storage.host import TierHost
 from lmcache_core.engine.storage.reader import Callback, TierReader
+from lmcache_core.engine.storage.recoder import TierRecoder
 from lmcache_core.engine.storage.records import TierRecords
 from lmcache_core.engine.storage.recovery import Recovery
 from lmcache_core.engine.storage.writer import TierWriter
@@ -76,6 +77,7 @@ class StorageTier:
             durable, cannot be gone through, or is shared.
         breaker: Read and written under the engine's lock.
         counters: Running totals by name.
+        recoder: Encodes in another way what the store has.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class StorageTier:
         self.outlives_process = shared or Capability.DURABLE in capabilities
         self.residents = residents
         self._backend = backend
+        self._store_id = ""
         self._seal = seal
         self._form = form
         self._book = book
@@ -116,6 +119,16 @@ class StorageTier:
         self._asker = TierAsker(self._holdings, self._calls, self._reads)
         self._reader = TierReader(
             self._holdings, self._calls, form, self._reads, self._writer, shared=shared
+        )
+        self.recoder = TierRecoder(
+            self._holdings,
+            self._calls,
+            form.decoder,
+            self._writes,
+            self._writer,
+            seal=seal,
+            replaces=Capability.REPLACE in capabilities,
+            shared=shared,
         )
         # What others share changes without us, and what we evict must be ours.
         scans = Capability.SCAN in capabilities and not shared
@@ -164,6 +177,8 @@ class StorageTier:
         self._holdings.on_evicted = on_evicted
         self._holdings.on_evicting = on_evicting
         self._calls.open()
+        if self.shared:
+            self._store_id = self._calls.store_id()
         for part in (self._writes, self._reads, self._sealer, self.records):
             if part is not None:
                 part.start()
@@ -237,12 +252,12 @@ class StorageTier:
         return self._reader.read(reads, self._seal.namespace, done)
 
     def ask(self, keys: Sequence[Key], done: Callable[[], None]) -> bool:
-        """Queue to look for frames that others may have put there.
+        """Queue to look for frames that others may have put there, or taken away.
 
         The caller has asked the breaker.
 
         Args:
-            keys: Frames that nothing is known of.
+            keys: Which frames.
             done: Called under the lock when those that are there are known.
 
         Returns:
@@ -292,6 +307,7 @@ class StorageTier:
             pinned_bytes=residents.pinned_bytes + residents.reserved_bytes,
             entries=len(residents),
             healthy=self._writes.running and self.breaker.healthy,
+            store_id=self._store_id,
         )
 
     def totals(self) -> Mapping[str, int]:

@@ -165,6 +165,27 @@ class LocalDiskBackend(StorageBackend):
         what = "removing a frame"
         return [self._ask(what, key, deadline, Disk.remove, otherwise=True) for key in keys]
 
+    def replace(
+        self, keys: Sequence[Key], frames: Sequence[memoryview], deadline: Deadline
+    ) -> list[bool]:
+        """Write each frame aside, then give it the name of the one that is there.
+
+        Raises:
+            BackendError: A disk does not take it, for another reason than that
+                it is full.
+        """
+        replaced = []
+        for key, frame in zip(keys, frames, strict=True):
+            deadline.check("writing a frame")
+            disk = self._disks.home(key)
+            replaced.append(
+                disk is not None
+                and self._disks.may_ask(disk)
+                and self._disks.put_status(disk, disk.replace(key, frame, deadline))
+                is PutStatus.STORED
+            )
+        return replaced
+
     def quarantine(
         self, keys: Sequence[Key], reasons: Sequence[str], deadline: Deadline
     ) -> list[bool]:
