@@ -62,10 +62,16 @@ def _none(name: str) -> Link:
 
 
 class Steps:
-    """A thread that does steps and times them."""
+    """A thread that does steps and times them.
+
+    Attributes:
+        seconds: Of each step.
+        ran: Seconds of the processor that the thread has had.
+    """
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.ran = 0.0
         self._stop = False
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -80,6 +86,7 @@ class Steps:
             time.sleep(0.001)
             sum(number for number in range(6000))
             self.seconds.append(time.perf_counter() - begin)
+            self.ran = time.thread_time()
 
 
 class TimedLock:
@@ -104,7 +111,7 @@ class Start(NamedTuple):
 
     Attributes:
         seconds: Until it has taken in all frames.
-        processor_seconds: What all threads ran for meanwhile.
+        processor_seconds: What its threads ran for meanwhile.
         alone: Steps before it.
         beside: Steps during it.
         held: Seconds that each holder of the engine's lock ran with it.
@@ -214,11 +221,11 @@ class Starts:
         steps = Steps()
         time.sleep(1)
         before, began = len(steps.seconds), time.perf_counter()
-        processor = time.process_time()
+        processor = time.process_time() - steps.ran
         self._take_in(tier)
         elapsed = time.perf_counter() - began
-        processor = time.process_time() - processor
         steps.stop()
+        processor = time.process_time() - steps.ran - processor
         held = list(lock.seconds)
         assert tier.counters["recovered_frames"] == self._files
         tier.close()

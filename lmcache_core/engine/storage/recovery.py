@@ -59,10 +59,11 @@ class Recovery:
             for batch in paced(self._scan()):
                 if self.stopping:
                     return
+                chunks = [kept for kept in batch if not is_record(kept[0])]
+                if len(chunks) < len(batch):
+                    records += (kept for kept in batch if is_record(kept[0]))
                 with holdings.lock:
-                    chunks = [kept for kept in batch if not is_record(kept[0])]
                     holdings.counters["recovered_frames"] += holdings.take_kept(chunks)
-                records += (kept for kept in batch if is_record(kept[0]))
             take_records(records)
             make_room(0)
         except (Exception, SystemExit) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from lmcache_backend_local_disk.health import Health
 from lmcache_backend_local_disk.names import SHARDS
 from lmcache_backend_local_disk.ordering import Found, in_order
 from lmcache_backend_local_disk.quarantine import Quarantine
-from lmcache_backend_local_disk.shard import Shard
+from lmcache_backend_local_disk.shard import PAUSE_SECONDS, Shard
 from lmcache_backend_local_disk.snapshot_file import SnapshotFile
 from lmcache_backend_local_disk.writing import Writing
 from lmcache_core.api import BackendContext, Deadline, PutStatus
@@ -29,6 +30,9 @@ from lmcache_core.log import get_logger
 log = get_logger(__name__)
 
 GIB = 1 << 30
+
+FRAMES_AT_ONCE = 2048
+"""Frames taken from a snapshot before a pause, about a millisecond."""
 
 
 class Disk:
@@ -214,7 +218,15 @@ class Disk:
 
     def found(self) -> Iterator[list[Found]]:
         """All frames, those used longest ago first, some at a time."""
-        return in_order([shard.found() for shard in self.shards])
+        runs, unpaused = [], 0
+        for shard in self.shards:
+            run = shard.found()
+            runs.append(run)
+            unpaused += len(run.keys)
+            if unpaused >= FRAMES_AT_ONCE:
+                time.sleep(PAUSE_SECONDS)
+                unpaused = 0
+        return in_order(runs)
 
     def usage(self) -> tuple[int, int]:
         """Bytes and number of the frames."""
