@@ -26,9 +26,10 @@ check: python ## Run ruff, mypy and import-linter.
 bench: venv ## Run the benchmarks; BENCH_ARGS=... are passed on.
 	@.venv/bin/python -m benchmarks $(BENCH_ARGS)
 
-crash-test: venv ## Kill a process that works on a disk thousands of times; CRASH_ARGS=... are passed on.
+crash-test: venv ## Kill disks, engines and controllers thousands of times; CRASH_ARGS=... are passed on.
 	@.venv/bin/python -m tests.disk.lives
 	@.venv/bin/python -m tests.disk.crash_run $(CRASH_ARGS)
+	@.venv/bin/python -m tests.pins.kill_run $(CRASH_ARGS)
 
 gpu-test: python ## Check the CUDA page mover byte by byte on this machine's GPU, and time it.
 	@REQUIRE_GPU=1 $(PYTHON) tools/run_tests.py tests/gpu

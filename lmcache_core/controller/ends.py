@@ -16,6 +16,9 @@ EXPIRED_KEPT_SECONDS = 3600.0
 ON_HIT_GRACE_SECONDS = 15.0
 """How long the report of a hit that renewed a pin may be on its way: three heartbeats."""
 
+GRACE_LOOK_SECONDS = 1.0
+"""How often it is looked whether such a report has come."""
+
 
 class Ends:
     """Times by pin; of a pin whose time has changed the old one stays until it comes."""
@@ -54,3 +57,16 @@ def due_at(row: PinRow) -> float | None:
         return row.expires_at + EXPIRED_KEPT_SECONDS
     grace = ON_HIT_GRACE_SECONDS if row.content.renew is Renew.ON_HIT else 0.0
     return row.expires_at + grace
+
+
+def is_up(row: PinRow, now: float) -> bool:
+    """Whether a row's time is up; of a hit that has renewed it the report may be on its way."""
+    return row.expires_at is not None and row.expires_at <= now
+
+
+def look_at(row: PinRow, now: float) -> float | None:
+    """When a row is to be looked at next: it ends or is forgotten, or its end may have moved."""
+    due = due_at(row)
+    if due is None or row.ended or row.expires_at is None:
+        return due
+    return row.expires_at if row.expires_at > now else min(due, now + GRACE_LOOK_SECONDS)

@@ -14,7 +14,7 @@ from sortedcontainers import SortedDict
 
 from lmcache_core.api.deadline import Deadline
 from lmcache_core.api.pins import PinReport, PinRequest, PinState, Renew
-from lmcache_core.controller.ends import EXPIRED_KEPT_SECONDS, Ends, due_at
+from lmcache_core.controller.ends import EXPIRED_KEPT_SECONDS, Ends, due_at, is_up, look_at
 from lmcache_core.controller.failures import LedgerFullError
 from lmcache_core.controller.journal import Journal
 from lmcache_core.controller.ledger_clock import LedgerClock
@@ -68,6 +68,8 @@ class Ledger:
 
     Attributes:
         ledger_id: Names the ledger to engines.
+        is_new: Whether it began with this controller, so that what engines
+            hold can be in no ledger but one that is lost.
         tombstones: Releases that engines have not acknowledged yet.
     """
 
@@ -82,6 +84,7 @@ class Ledger:
         self._journal = journal or Journal()
         self._clock = clock or LedgerClock()
         self.ledger_id = uuid.uuid4().hex
+        self.is_new = True
         self.tombstones = Tombstones(self._journal)
         self._max_pins = max_pins
         self._max_bytes = max_bytes
@@ -270,9 +273,15 @@ class Ledger:
         self._unsettled[instance_id].add(pin_id)
 
     def owed(self, instance_id: str, now: float) -> list[PinRow]:
-        """The pins an engine has to be asked for now."""
+        """The pins an engine has to be asked for now.
+
+        One whose time is up is not: to be asked would start its time anew.
+        """
         rows = [self._rows[pin_id] for pin_id in sorted(self._unsettled.get(instance_id, ()))]
-        return [row for row in rows if row.places[instance_id].retry_at <= now]
+        wall = self.now()
+        return [
+            row for row in rows if row.places[instance_id].retry_at <= now and not is_up(row, wall)
+        ]
 
     def at(self, instance_id: str) -> list[PinRow]:
         """The pins that have a place in an engine."""
@@ -288,7 +297,9 @@ class Ledger:
             if row is None or due is None:
                 continue
             if due > now:
-                self._ends.add(due, pin_id)
+                if is_up(row, now):
+                    self._lose_all(row, "its time is up unless a hit has renewed it")
+                self._ends.add(look_at(row, now) or due, pin_id)
             elif row.ended:
                 self._drop(row)
             else:
@@ -303,6 +314,12 @@ class Ledger:
                 self._ends.add(now + EXPIRED_KEPT_SECONDS, pin_id)
                 ended.append(row)
         return ended
+
+    def _lose_all(self, row: PinRow, reason: str) -> None:
+        """Nothing is known any more of what any engine holds of a pin."""
+        for instance_id, place in row.places.items():
+            place.lose(reason)
+            self._settle(instance_id, row.pin_id)
 
     def _add_place(self, row: PinRow, instance_id: str, wanted: NamespacePlace) -> None:
         away = [name for name, place in row.places.items() if place.away]
@@ -345,6 +362,7 @@ class Ledger:
         set_back = 0.0
         for _, meta in self._journal.read(META, LedgerMeta):
             self.ledger_id, self._highest = meta.ledger_id, meta.highest
+            self.is_new = False
             set_back = min(0.0, now - meta.written_at)
         standings = dict(self._journal.read(STANDINGS, Standing))
         for pin_id, record in self._journal.read(PINS, PinRecord):
@@ -390,6 +408,7 @@ class Ledger:
                 if not old.ended:
                     self.tombstones.bury(row.pin_id, instance_id, row.version)
         self._put_in(row)
+        self._journal.note(META, META_KEY)  # Engines name the ledger that their pins are in.
         self._journal.note(PINS, row.pin_id)
         self._journal.note(STANDINGS, row.pin_id)
         for instance_id in row.places:
@@ -404,14 +423,14 @@ class Ledger:
             self._by_instance[instance_id].add(row.pin_id)
             if not row.ended:
                 self._unsettled[instance_id].add(row.pin_id)
-        if (due := due_at(row)) is not None:
-            self._ends.add(due, row.pin_id)
+        if (next_look := look_at(row, self._clock.wall())) is not None:
+            self._ends.add(next_look, row.pin_id)
         if self._ends.is_stale(len(self._rows)):
             self._count_ends()
 
     def _count_ends(self) -> None:
-        rows = self._rows.items()
-        self._ends.replace((due, i) for i, row in rows if (due := due_at(row)) is not None)
+        rows, now = self._rows.items(), self._clock.wall()
+        self._ends.replace((at, i) for i, row in rows if (at := look_at(row, now)) is not None)
 
     def _drop(self, row: PinRow) -> None:
         del self._rows[row.pin_id]

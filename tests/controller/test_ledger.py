@@ -167,6 +167,40 @@ def test_a_pin_that_hits_renew_waits_for_the_report_of_one(ledger: Ledger, wall:
     assert ledger.expire() == [row]
 
 
+def test_a_pin_whose_time_is_up_holds_nothing_until_a_hit_is_reported(
+    ledger: Ledger, wall: Wall
+) -> None:
+    row = put(ledger, what=content(ttl_seconds=10.0, renew=Renew.ON_HIT))
+    ledger.take("e", report(row, ttl_seconds=10.0))
+    wall.now += 6
+    ledger.take("e", report(row, ttl_seconds=10.0))
+    wall.now += 9.9
+    ledger.expire()
+    assert (row.state, row.tokens_pinned) == (PinState.ACTIVE, 4)
+    wall.now += 0.2
+    assert ledger.expire() == []
+    assert (row.state, row.tokens_pinned) == (PinState.PENDING, 0)
+    assert "its time is up" in row.reason
+    ledger.take("e", report(row, ttl_seconds=9.0))
+    assert (row.state, row.tokens_pinned) == (PinState.ACTIVE, 4)
+    wall.now += 9.1
+    ledger.expire()
+    assert row.tokens_pinned == 0
+    wall.now += ON_HIT_GRACE_SECONDS
+    assert ledger.expire() == [row]
+
+
+def test_an_engine_is_not_asked_for_a_pin_whose_time_is_up(ledger: Ledger, wall: Wall) -> None:
+    row = put(ledger, what=content(ttl_seconds=10.0, renew=Renew.ON_HIT))
+    ledger.take("e", report(row, ttl_seconds=10.0))
+    ledger.owe("e", "p", retry_at=0.0, reason="it has registered without the pin")
+    assert ledger.owed("e", 1.0) == [row]
+    wall.now += 11
+    ledger.expire()
+    ledger.owe("e", "p", retry_at=0.0, reason="it has registered without the pin")
+    assert ledger.owed("e", 1.0) == []
+
+
 def test_renewing_often_keeps_few_ends(ledger: Ledger) -> None:
     for _ in range(20_000):
         put(ledger, what=content(ttl_seconds=1e6))

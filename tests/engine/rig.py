@@ -50,7 +50,8 @@ class Rig:
 
     Blocks of more than ``BLOCK_BYTES`` are padded; they make short chunks
     smaller than whole ones, as they are in the field. ``tier_fields`` are more
-    fields of a storage tier's configuration, by its name.
+    fields of a storage tier's configuration, by its name. Whoever makes many
+    engines hands in a ``registry``: to find the plugins takes longest of all.
     """
 
     chunks: int = 8
@@ -62,9 +63,10 @@ class Rig:
     groups: Sequence[KVGroup] = ()
     offers: Sequence[PluginSpec] = ()
     tier_fields: dict[str, dict[str, object]] = field(default_factory=dict)
+    registry: PluginRegistry | None = None
 
     def __post_init__(self) -> None:
-        self.registry = PluginRegistry.discover()
+        self.registry = self.registry or PluginRegistry.discover()
         for spec in (*self.storage, *self.offers):
             self.registry.offer(spec)
         self.groups = self.groups or [KVGroup(BLOCK_TOKENS, self.block_bytes)]

@@ -80,6 +80,9 @@ class Story:
         self._console.rule("Pin a prompt's KV cache")
         model = self._settings.model_name
         self.prompts[0].readings.append(self._ask(PIN_PROMPT))
+        self._console.print(
+            "The prompt was just asked once, to time its first token; asked again it is cached:"
+        )
         self._show(
             f"{self._settings.vllm_url}/v1/completions",
             {"model": model, "prompt": PIN_PROMPT, "max_tokens": 8, "temperature": 0},

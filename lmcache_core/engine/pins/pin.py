@@ -28,6 +28,7 @@ class Pin:
         charge: Bytes its owner is charged, as when it was asked for.
         lost: Numbers of the pieces that it held, has lost and waits for.
         awaits: Whether all pieces that are missing are marked when they come.
+        settled: Whether it and what it holds are as durable as its tier is.
     """
 
     __slots__ = (
@@ -40,6 +41,7 @@ class Pin:
         "lost",
         "pieces",
         "request",
+        "settled",
     )
 
     def __init__(
@@ -58,6 +60,7 @@ class Pin:
         self.charge = 0
         self.lost: set[int] = set()
         self.awaits = request.on_missing is OnMissing.RESERVE
+        self.settled = True
 
     @property
     def tokens_asked(self) -> int:
@@ -138,13 +141,16 @@ class Pin:
             reserved_bytes: Bytes kept free for it.
         """
         covered, asked = self.tokens_pinned, self.tokens_asked
-        pinned = covered if holds else 0
+        pinned = covered if holds and self.settled else 0
         reason = ""
         if pinned == asked:
             state = PinState.ACTIVE
         elif covered and not holds:
             state = PinState.PARTIAL
             reason = f"best effort: {covered} tokens are there and the store may drop them"
+        elif not self.settled:
+            state = PinState.PENDING
+            reason = f"{covered} tokens are marked, which are not known to be durable yet"
         elif self.lost:
             state, reason = PinState.DEGRADED, "part of it was lost and is reserved again"
         elif self.awaits and pinned == 0:

@@ -14,10 +14,11 @@ from lmcache_core.engine.chunks.entry import Entry
 from lmcache_core.engine.chunks.piece import Cover, Piece, Pieces
 from lmcache_core.engine.chunks.residents import Residents
 from lmcache_core.engine.pins.alarms import Alarms
+from lmcache_core.engine.pins.keeping import PinKeeping
 from lmcache_core.engine.pins.pin import Pin
 from lmcache_core.engine.pins.reservations import Reservations
 from lmcache_core.errors import CapacityError, ConflictError, NotCachedError, UnknownNameError
-from lmcache_core.keys import Key, KeyChain, Scope
+from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, Scope
 
 MAX_TOMBSTONES = 4096
 """Released pins whose version is remembered, so that a late command cannot revive one."""
@@ -69,6 +70,9 @@ class PinTable:
             for no bound.
         own_quotas: Bounds of owners that have one of their own.
         clock: Monotonic seconds.
+
+    Attributes:
+        keeping: Keeps pins with the durable tiers; None where there is none.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class PinTable:
         self._quota = owner_quota_bytes
         self._own_quotas = own_quotas or {}
         self._clock = clock
+        self.keeping: PinKeeping | None = None
         self._pins: dict[str, Pin] = {}
         self._tombstones: OrderedDict[str, int] = OrderedDict()
         self._reservations = {
@@ -125,6 +130,7 @@ class PinTable:
         self._check_version(request, old)
         if old is not None and old.held_as(request):
             self._renew(old, request)
+            self._keep(old)
             return self._report(old)
         new = self._made(request, tier)
         if request.on_missing is OnMissing.FAIL and new.tokens_pinned < new.tokens_asked:
@@ -135,12 +141,54 @@ class PinTable:
             self._unmark(old, keep=new)
             self._take_out(old)
         self._put_in(new)
+        self._keep(new)
         return self._report(new)
 
     def holds(self, request: PinRequest) -> bool:
         """Whether a pin holds all that is asked for, so that asking renews it."""
         pin = self._pins.get(request.pin_id)
         return pin is not None and pin.held_as(request)
+
+    def restore(
+        self, request: PinRequest, *, left_seconds: float | None, wanted_tokens: int
+    ) -> Pin | None:
+        """Make a pin from its record; it waits for what it held before and is not there.
+
+        Args:
+            request: As it was asked for.
+            left_seconds: How long it lives; None for no end.
+            wanted_tokens: Length of the prefix that it held or waited for.
+
+        Returns:
+            The pin; None where the same or a higher version is known.
+
+        Raises:
+            UnknownNameError: No tier of that name.
+            CapacityError: It does not fit.
+        """
+        tier = self._tiers.get(request.location)
+        if tier is None:
+            raise UnknownNameError("location", request.location, self._tiers)
+        old = self._pins.get(request.pin_id)
+        known = old.request.version if old else self._tombstones.get(request.pin_id, -1)
+        if known >= request.version:
+            return None
+        wanted = request.tokens[: wanted_tokens * TOKEN_BYTES]
+        chain = self._chain_of(wanted, request.scope)
+        due = None if left_seconds is None else self._clock() + left_seconds
+        pin = Pin(request, Pieces(chain, wanted), due, tier.usable)
+        pin.covers = dict(enumerate(tier.covers(chain)))
+        pin.awaits = True
+        if pin.covers:
+            pin.lost = {piece.number for piece in pin.missing()}
+        pin.charge = self._check_room(pin, old, tier)
+        if old is not None:
+            self._unmark(old, keep=None)
+            self._take_out(old)
+        self._mark(pin)
+        self._put_in(pin)
+        self._changed.add(request.pin_id)
+        return pin
 
     def plan(self, request: PinRequest) -> PinCost:
         """What a pin would cost; nothing is changed.
@@ -257,6 +305,8 @@ class PinTable:
         if before is not None and before.key != key:
             residents.unmark(before.key, pin_id)
         self._changed.add(pin_id)
+        if self.keeping is not None and len(pin.covers) >= len(pin.pieces):
+            self.keeping.covered(pin)
 
     def note_moved(self, location: str, old: Key, new: Key, marks: Iterable[str]) -> None:
         """A longer chunk has taken the place of a marked one."""
@@ -287,6 +337,8 @@ class PinTable:
             pin.due = self._due(pin.request)
             # The ledger keeps deadlines too and must not end it meanwhile.
             self._changed.add(pin_id)
+            if self.keeping is not None and pin.request.ttl_seconds is not None:
+                self.keeping.renewed(pin, pin.request.ttl_seconds)
 
     def report(self, pin_id: str) -> PinReport | None:
         """The report of one pin, or None."""
@@ -441,7 +493,13 @@ class PinTable:
         tokens = pin.tokens_pinned if self._tiers[pin.request.location].holds else 0
         self._unmark(pin, keep=None)
         self._take_out(pin)
+        if self.keeping is not None:
+            self.keeping.ended(pin.request.pin_id)
         return tokens
+
+    def _keep(self, pin: Pin) -> None:
+        if self.keeping is not None:
+            self.keeping.made(pin, pin.request.ttl_seconds)
 
     def _pinned_bytes(self, pin: Pin) -> int:
         residents = self._tiers[pin.request.location].residents
