@@ -6,6 +6,7 @@ import math
 import os
 import random
 import secrets
+import select
 import threading
 import time
 
@@ -51,9 +52,10 @@ class ZmqLink(EngineLink):
         self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._waker_lock = threading.Lock()
         self._closed = False
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._waker, zmq.POLLIN)
+        # ZeroMQ's own poll makes several calls of this one, and Python objects between.
+        self._poller = select.poll()
+        self._poller.register(self._socket.fileno(), select.POLLIN)
+        self._poller.register(self._waker, select.POLLIN)
         self._sent = self._received = self._malformed = self._dropped = 0
 
     def send(self, message: EngineMessage) -> bool:
@@ -73,18 +75,25 @@ class ZmqLink(EngineLink):
     def receive(self, timeout_seconds: float) -> ControllerMessage | None:
         """Wait for a message; None at the timeout or when woken."""
         deadline = time.monotonic() + timeout_seconds
+        woken = False
         while True:
             self._try_other_family()
-            ready = dict(self._poller.poll(_milliseconds(deadline)))
-            if self._socket in ready:
+            # ZeroMQ's descriptor tells of changes only: what is there is asked
+            # for before anything is waited for.
+            if int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
                 message = self._take()
                 if message is not None:
                     return message
-            if self._waker in ready:
+                if time.monotonic() >= deadline:
+                    return None
+                continue
+            if woken:
                 os.eventfd_read(self._waker)
                 return None
-            if time.monotonic() >= deadline:
+            ready = self._poller.poll(_milliseconds(deadline))
+            if not ready:
                 return None
+            woken = any(descriptor == self._waker for descriptor, _ in ready)
 
     def wake(self) -> None:
         """Make a ``receive`` in another thread return; thread-safe, also after ``close``."""
