@@ -13,6 +13,7 @@ from lmcache_core.errors import BackendError
 from lmcache_core.plugins import PluginRegistry
 from lmcache_core.testing import DictBackend, DictConfig, DictStore, FaultyBackend, faults
 from tests.engine.rig import FRAME_BYTES, SLOT_BYTES, Rig, storage_spec
+from tests.engine.test_kept_pins import report
 from tests.engine.test_pins import ask
 from tests.engine.test_storage_tier import LONG, flood, settle, settle_reads
 from tests.net.redis_servers import RedisServer, need_redis
@@ -108,10 +109,11 @@ def test_what_is_stored_is_pinned_promoted_and_there_after_a_restart(stores, pos
     with stores.engine(**{name: 12}) as rig:
         assert rig.serve(LONG) == 0
         settle(rig)
-        report = rig.engine.tiers.pins.pin(ask(LONG, location=name))
-        assert report.tokens_pinned == len(LONG)
+        with rig.engine.tiers.lock:
+            rig.engine.tiers.pins.pin(ask(LONG, location=name))
+        assert report(rig).tokens_pinned == len(LONG)
         away(rig)  # twice what the tier may keep
-        assert rig.engine.tiers.pins.report("p").tokens_pinned == len(LONG)
+        assert report(rig).tokens_pinned == len(LONG)
         tier = rig.engine.tiers.storage_tier(name)
         assert tier.residents.used_bytes <= 12 * FRAME_BYTES
         assert rig.serve(LONG) == len(LONG) - 1, "promoted, every byte compared"
