@@ -1,6 +1,7 @@
 """Kill engines that pin on a disk and controllers with a ledger, and compare with an oracle.
 
-    python -m tests.pins.kill_run [--kills 2000] [--seed N] [--only ROUND] [--folder PATH] [--json]
+    python -m tests.pins.kill_run [--kills 2000] [--seconds N] [--seed N] [--only ROUND]
+        [--folder PATH] [--at-once] [--json]
 
 A round begins with an empty folder. One child is an engine, which serves
 prompts through little memory and a disk with little room, so that it evicts
@@ -214,7 +215,7 @@ class Run:
         wrong = []
         if ENGINE in victims:
             wrong = oracle.faults_of_files(pair.disk, at)
-            oracle.engine_died()
+            oracle.engine_begins(time.time())
         if self._at_once and ENGINE in victims:
             self._start(pair, ENGINE, rng)
             pair.order(ENGINE, f"go {rng.randrange(1 << 30)}")
@@ -266,6 +267,7 @@ class Run:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=2000)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no round after")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 30))
     parser.add_argument("--only", type=int, metavar="ROUND")
     parser.add_argument("--folder", type=Path, help="where to work; in memory where that can be")
@@ -283,7 +285,7 @@ def main() -> int:
     while not run.faults and run.counts["kills"] < args.kills:
         run.round(number)
         number += 1
-        if args.only is not None:
+        if args.only is not None or time.monotonic() - begun > args.seconds:
             break
         if sys.stderr.isatty() or number % 20 == 0:
             seconds = time.monotonic() - begun

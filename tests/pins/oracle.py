@@ -33,6 +33,7 @@ class Oracle:
         self.held: dict[str, Facts] = {}
         self.unsure: set[str] = set()
         self.acknowledged = 0
+        self._engine_since = 0.0
 
     def heard(self, line: str) -> None:
         """Take what a client was answered."""
@@ -44,6 +45,7 @@ class Oracle:
         if method == "DELETE" and status in (200, 202, 404):
             self.held.pop(pin_id, None)
         elif method == "PUT" and status in (200, 201):
+            self._forget_memory(facts)
             self.held[pin_id] = facts
         else:
             return  # It may have been done or not; what is found then holds.
@@ -59,11 +61,15 @@ class Oracle:
             and (facts["ends"] is None or facts["ends"] > at + SLACK_SECONDS)
         }
 
-    def engine_died(self) -> None:
-        """What is in its memory is gone."""
+    def engine_begins(self, at: float) -> None:
+        """What was in the memory of the one before is gone, whenever that is heard of."""
+        self._engine_since = at
         for facts in self.held.values():
-            if facts["location"] != DISK:
-                facts["tokens"] = 0
+            self._forget_memory(facts)
+
+    def _forget_memory(self, facts: Facts) -> None:
+        if facts["location"] != DISK and facts["said"] < self._engine_since:
+            facts["tokens"] = 0
 
     def faults_of_files(self, folder: Path, at: float) -> list[str]:
         """Look at the disk of an engine that is dead: pinned chunks, and no half ones."""

@@ -35,7 +35,15 @@ def test_after_every_kill_pins_are_what_was_acknowledged(record_property):
 
 
 NOW = 1_800_000_000.0
-PIN = {"version": 5, "location": DISK, "prompt": 0, "tokens": 32, "ends": None, "state": "active"}
+PIN = {
+    "version": 5,
+    "location": DISK,
+    "prompt": 0,
+    "tokens": 32,
+    "ends": None,
+    "state": "active",
+    "said": NOW,
+}
 
 
 class Scene:
@@ -96,6 +104,14 @@ def test_what_has_ended_need_not_be_there(scene):
     assert scene.faults() == ""
     scene.oracle.held["kept"]["ends"] = NOW + 1
     assert "kept" in scene.faults()
+
+
+def test_what_was_in_memory_is_gone_with_its_engine_however_late_that_is_heard_of(scene):
+    in_memory = {**PIN, "location": MEMORY}
+    scene.oracle.engine_begins(NOW + 1)
+    for said, tokens in ((NOW, 0), (NOW + 2, 32)):
+        scene.oracle.heard(f"done kept PUT 200 {json.dumps({**in_memory, 'said': said})}")
+        assert scene.oracle.held["kept"]["tokens"] == tokens
 
 
 SPOILT = {

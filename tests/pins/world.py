@@ -18,10 +18,11 @@ from typing import Any
 from lmcache_core.api.connector import KVGroup
 from lmcache_core.api.deadline import Deadline
 from lmcache_core.api.frames import HEADER_BYTES
-from lmcache_core.api.messages import Goodbye
+from lmcache_core.api.messages import ControllerMessage, EngineMessage, Goodbye
 from lmcache_core.config import TierConfig
 from lmcache_core.controller.commands import Commands
 from lmcache_core.controller.directory import Directory
+from lmcache_core.controller.engine_record import EngineState
 from lmcache_core.controller.journal import Journal
 from lmcache_core.controller.keeper import PinKeeper
 from lmcache_core.controller.ledger import Ledger
@@ -34,7 +35,7 @@ from lmcache_core.controller.reconciler import Reconciler
 from lmcache_core.engine.chunks.geometry import Geometry
 from lmcache_core.engine.control.agent import ControlAgent
 from lmcache_core.plugins import PluginRegistry
-from lmcache_core.testing.queue_transport import QueueTransport
+from lmcache_core.testing.queue_transport import QueueLink, QueueTransport
 from tests.engine.rig import BLOCK_TOKENS, CHUNK_TOKENS, Rig
 from tests.engine.test_storage_tier import settle, settle_reads
 
@@ -97,6 +98,18 @@ def installed() -> PluginRegistry:
     return PluginRegistry.discover()
 
 
+class Cable(QueueLink):
+    """The engine's end of the connection, which can be cut: then nothing comes through."""
+
+    is_cut = False
+
+    def send(self, message: EngineMessage) -> bool:
+        return self.is_cut or super().send(message)
+
+    def receive(self, timeout_seconds: float) -> ControllerMessage | None:
+        return None if self.is_cut else super().receive(timeout_seconds)
+
+
 class EngineSide:
     """An engine, and its agent without a thread."""
 
@@ -104,7 +117,7 @@ class EngineSide:
         self.rig = make_rig(folder, chunks=5, disk_chunks=6, pin_owner_quota_bytes=quota_bytes)
         engine = self.rig.engine
         engine.tiers.pins._clock = clocks.engine
-        self.link = QueueTransport().dial(address)
+        self.link = Cable(address)
         self.agent = ControlAgent(
             engine,
             self.link,
@@ -127,7 +140,14 @@ class EngineSide:
     def idle(self) -> bool:
         """Whether the agent has nothing under way."""
         agent = self.agent
+        if self.link.is_cut:
+            return True
         return not agent._waiting and agent._snapshot is None and not self.link._arrived
+
+    @property
+    def cut(self) -> bool:
+        """Whether nothing comes through to it and from it."""
+        return self.link.is_cut
 
     def beat(self) -> None:
         """Be due for a sign of life, or for another try to register."""
@@ -182,6 +202,12 @@ class ControllerSide:
             and journal._writing is None
             and not hurries
         )
+
+    async def miss_engine(self) -> None:
+        """Notice that nothing has been heard of the engine, as the sweep does."""
+        for engine in self.directory.live():
+            engine.state = EngineState.SILENT
+            self.reception._gone(engine, "has not been heard of")
 
     async def close(self, *, orderly: bool) -> None:
         """End; without order nothing more is written."""
@@ -246,6 +272,24 @@ class World:
         assert self.controller is not None
         self.loop.run_until_complete(self.controller.close(orderly=orderly))
         self.controller = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether both sides are there and hear of each other."""
+        return self.controller is not None and self.engine is not None and not self.engine.cut
+
+    def cut(self) -> None:
+        """Let nothing come through, until the controller has noticed that."""
+        assert self.engine is not None
+        self.engine.link.is_cut = True
+        if self.controller is not None:
+            self.loop.run_until_complete(self.controller.miss_engine())
+
+    def mend(self) -> None:
+        """Let messages through; what was sent meanwhile is lost."""
+        assert self.engine is not None
+        self.engine.link._arrived.clear()
+        self.engine.link.is_cut = False
 
     def run(self, asked: Coroutine[Any, Any, Any]) -> Any:
         """Let both sides work until something is answered."""
