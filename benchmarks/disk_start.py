@@ -7,8 +7,8 @@ Then a storage tier over ``LocalDiskBackend`` is opened, while another thread
 does steps, a millisecond of waiting and a third of Python: from the files
 alone, and from the snapshot that the last stop has left. Beside it, the index
 without the tier: the backend opened and its scan drained, nothing else to do;
-what that takes in memory; and what a put of a frame of 64 KiB and its removal
-take among so many files.
+what both take in memory; how long the tier runs with the engine's lock held;
+and what a put of a frame of 64 KiB and its removal take among so many files.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ import threading
 import time
 import tracemalloc
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from lmcache_core.api import (
     BackendContext,
     Deadline,
+    KVSpec,
     PutStatus,
     StorageBackend,
     StorageBackendSpec,
@@ -37,8 +40,11 @@ from lmcache_core.api.connector import KVGroup
 from lmcache_core.config import TierRules, plugin_section
 from lmcache_core.engine.chunks.geometry import Geometry
 from lmcache_core.engine.chunks.residents import Residents
+from lmcache_core.engine.frames.decoder import Decoder
 from lmcache_core.engine.frames.frame import FrameSeal
 from lmcache_core.engine.frames.raw import RawFrames
+from lmcache_core.engine.frames.serde_chain import Link
+from lmcache_core.engine.frames.serde_shelf import SerdeShelf
 from lmcache_core.engine.storage.frame_book import FrameBook
 from lmcache_core.engine.storage.host import TierHost
 from lmcache_core.engine.storage.tier import StorageTier
@@ -48,6 +54,11 @@ from lmcache_core.testing.material import aligned_buffer, sample_key
 DISK = "LocalDiskBackend"
 PATIENCE_SECONDS = 600.0
 PUTS = 400
+
+
+def _none(name: str) -> Link:
+    """Make no serde: nothing is read here."""
+    raise LookupError(name)
 
 
 class Steps:
@@ -69,6 +80,41 @@ class Steps:
             time.sleep(0.001)
             sum(number for number in range(6000))
             self.seconds.append(time.perf_counter() - begin)
+
+
+class TimedLock:
+    """The engine's lock, which notes how long its holders ran, not how long they waited to."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._lock = threading.RLock()
+        self._since = 0.0
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._since = time.thread_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds.append(time.thread_time() - self._since)
+        self._lock.release()
+
+
+class Start(NamedTuple):
+    """One start of a tier.
+
+    Attributes:
+        seconds: Until it has taken in all frames.
+        processor_seconds: What all threads ran for meanwhile.
+        alone: Steps before it.
+        beside: Steps during it.
+        held: Seconds that each holder of the engine's lock ran with it.
+    """
+
+    seconds: float
+    processor_seconds: float
+    alone: list[float]
+    beside: list[float]
+    held: list[float]
 
 
 def fill(backend: StorageBackend, folder: Path, files: int) -> None:
@@ -109,16 +155,16 @@ class Starts:
         """Have the next start list all files."""
         self._snapshot.unlink(missing_ok=True)
 
-    def index(self) -> float:
-        """Seconds until the backend has told all frames."""
+    def index(self) -> tuple[float, float]:
+        """Seconds until the backend has told all frames, and those of the processor."""
         backend = self._make()
-        begin = time.perf_counter()
+        begin, processor = time.perf_counter(), time.process_time()
         backend.open()
         told = sum(1 for _ in backend.scan())
-        elapsed = time.perf_counter() - begin
+        elapsed, processor = time.perf_counter() - begin, time.process_time() - processor
         assert told == self._files
         backend.close()
-        return elapsed
+        return elapsed, processor
 
     def memory(self) -> int:
         """Bytes that the backend holds for its index, keys included."""
@@ -150,39 +196,63 @@ class Starts:
         backend.close()
         return taken
 
-    def tier(self) -> tuple[float, list[float], list[float]]:
-        """Seconds until a tier has taken in all frames; steps before that and during it."""
-        geometry = Geometry([KVGroup(16, 4096)])
-        seal = FrameSeal(bytes(32), geometry)
-        policy = self._registry.eviction_policy("LRU")
-        residents = Residents(0, policy.load()(policy.config()))
-        tier = StorageTier(
-            DISK,
-            self._make(),
-            residents,
-            seal=seal,
-            form=RawFrames(seal),
-            book=FrameBook(geometry, 256, None, residents),
-            lock=threading.RLock(),
-            call_seconds=10,
-            capabilities=self._spec.capabilities,
-            rules=TierRules(),
-            host=TierHost("bench", DISK),
-        )
+    def tier_memory(self) -> int:
+        """Bytes that a tier and its backend hold for all frames, keys included."""
+        tier = self._make_tier(TimedLock())
+        tracemalloc.start()
+        self._take_in(tier)
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        tier.close()
+        return held
+
+    def tier(self) -> Start:
+        """Start a tier beside a thread that does steps."""
+        lock = TimedLock()
+        tier = self._make_tier(lock)
         steps = Steps()
         time.sleep(1)
-        before, begin = len(steps.seconds), time.perf_counter()
+        before, began = len(steps.seconds), time.perf_counter()
+        processor = time.process_time()
+        self._take_in(tier)
+        elapsed = time.perf_counter() - began
+        processor = time.process_time() - processor
+        steps.stop()
+        held = list(lock.seconds)
+        assert tier.counters["recovered_frames"] == self._files
+        tier.close()
+        return Start(elapsed, processor, steps.seconds[:before], steps.seconds[before:], held)
+
+    def _take_in(self, tier: StorageTier) -> None:
         tier.open(
             on_admitted=lambda _: None,
             on_evicted=lambda *_: None,
             on_evicting=lambda _: None,
         )
         tier._recovery.over.wait(PATIENCE_SECONDS)
-        elapsed = time.perf_counter() - begin
-        steps.stop()
-        assert tier.counters["recovered_frames"] == self._files
-        tier.close()
-        return elapsed, steps.seconds[:before], steps.seconds[before:]
+
+    def _make_tier(self, lock: TimedLock) -> StorageTier:
+        geometry = Geometry([KVGroup(16, 4096)])
+        seal = FrameSeal(bytes(32), geometry)
+        policy = self._registry.eviction_policy("LRU")
+        residents = Residents(0, policy.load()(policy.config()))
+        shelf = SerdeShelf((), _none, KVSpec(dtype="", layout="", groups=()))
+        return StorageTier(
+            DISK,
+            self._make(),
+            residents,
+            seal=seal,
+            form=RawFrames(
+                seal, Decoder(seal, shelf, frame_bytes=geometry.frame_bytes(256)), readers=1
+            ),
+            book=FrameBook(geometry, 256, None, residents),
+            lock=lock,
+            call_seconds=10,
+            capabilities=self._spec.capabilities,
+            rules=TierRules(),
+            host=TierHost("bench", DISK),
+        )
 
     def _make(self) -> StorageBackend:
         context = BackendContext(instance_id="bench", tier=DISK)
@@ -193,26 +263,36 @@ def measure(folder: Path, files: int, rounds: int) -> dict[str, float]:
     starts = Starts(folder, files)
     figures: dict[str, float] = {"files": files}
     figures["index_bytes_per_frame"] = starts.memory() / files
+    figures["tier_bytes_per_frame"] = starts.tier_memory() / files
     puts = starts.put()
     figures["put_and_remove_p50_us"] = statistics.median(puts) * 1e6
+    figures["put_and_remove_p10_us"] = statistics.quantiles(puts, n=10)[0] * 1e6
     time.sleep(0.2)
     starts.index()  # Leaves a snapshot of what the puts have changed.
     for source in ("files", "snapshot"):
-        taken, index, alone, beside = [], [], [], []
+        begun, index = [], []
         for _ in range(rounds):
             if source == "files":
                 starts.without_snapshot()
             index.append(starts.index())
             if source == "files":
                 starts.without_snapshot()
-            seconds, before, during = starts.tier()
-            taken.append(seconds)
-            alone += before
-            beside += during
+            begun.append(starts.tier())
+        alone, beside, held = (
+            list(chain.from_iterable(lists))
+            for lists in zip(*(start[2:] for start in begun), strict=True)
+        )
+        seconds, processor = map(statistics.median, zip(*index, strict=True))
         figures |= {
-            f"{source}_index_seconds": statistics.median(index),
-            f"{source}_index_per_second": files / statistics.median(index),
-            f"{source}_tier_seconds": statistics.median(taken),
+            f"{source}_index_seconds": seconds,
+            f"{source}_index_processor_seconds": processor,
+            f"{source}_index_per_second": files / seconds,
+            f"{source}_tier_seconds": statistics.median(start.seconds for start in begun),
+            f"{source}_tier_processor_seconds": statistics.median(
+                start.processor_seconds for start in begun
+            ),
+            f"{source}_lock_held_p99_ms": statistics.quantiles(held, n=100)[98] * 1e3,
+            f"{source}_lock_held_max_ms": max(held) * 1e3,
             f"{source}_step_alone_p50_ms": statistics.median(alone) * 1e3,
             f"{source}_step_alone_p99_ms": statistics.quantiles(alone, n=100)[98] * 1e3,
             f"{source}_step_beside_p50_ms": statistics.median(beside) * 1e3,
@@ -241,7 +321,7 @@ def main() -> None:
         print(json.dumps(figures))
         return
     for what, value in figures.items():
-        print(f"{what:28} {value:.2f}")
+        print(f"{what:32} {value:.2f}")
 
 
 if __name__ == "__main__":

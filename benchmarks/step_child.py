@@ -2,7 +2,8 @@
 
 Started by ``benchmarks/step_time.py`` with a JSON object of settings as the
 only argument. Prints ``ready``; then for each line on standard input serves
-one round of requests and prints the seconds of every step as a JSON list.
+one round of requests and prints a JSON list of two: the seconds of every step,
+and by name those of the processor that control threads took.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import random
 import sys
 import time
 from typing import Any
+
+from thread_clocks import ThreadClocks
 
 os.environ.update(
     VLLM_ENABLE_V1_MULTIPROCESSING="0",
@@ -70,6 +73,7 @@ def main() -> None:
     sampling = SamplingParams(temperature=0, max_tokens=settings["max_tokens"], ignore_eos=True)
     rng = random.Random(0)
     engine = llm.llm_engine
+    clocks = ThreadClocks()
     print("ready", flush=True)
     for count, line in enumerate(sys.stdin):
         requests = int(line)
@@ -78,11 +82,14 @@ def main() -> None:
             prompt = [rng.randrange(20, 500) for _ in range(200 + 17 * number)]
             engine.add_request(f"{count}-{number}", {"prompt_token_ids": prompt}, sampling)
         steps = []
+        before = clocks.seconds()
         while engine.has_unfinished_requests():
             begin = time.perf_counter()
             engine.step()
             steps.append(time.perf_counter() - begin)
-        print(json.dumps(steps), flush=True)
+        after = clocks.seconds()
+        taken = {name: after[name] - before[name] for name in after}
+        print(json.dumps([steps, taken]), flush=True)
     os._exit(0)
 
 

@@ -10,8 +10,11 @@ started anew, so that our engine registers and sends all of its index, and
 Client and controller have one half of the cores and the engine that is timed
 the other. The same goes on beside both: while the null connector is timed our
 engine, idle, answers on the other cores.
-Read the ratio of the p99 step times; by round, as the median of the rounds'
-own, it does not hang on a few rounds that the machine has disturbed.
+Read the ratio of the p99 step times, of all steps with the interval that
+drawing the rounds anew gives, or as the median of the rounds' own, which does
+not hang on a few rounds that the machine has disturbed. What the control
+thread and that of its link take is read from the kernel's clocks; it is all
+they do in a round, snapshot and heartbeats and all, divided by its pins.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import re
 import statistics
 import subprocess
@@ -27,15 +31,17 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from step_child import PINNED_PROMPTS, PINNED_TOKENS
 
 HERE = Path(__file__).resolve().parent
 REQUESTS = 8
+DRAWS = 300
 CORES = sorted(os.sched_getaffinity(0))
 ENGINE_CORES = CORES[: max(1, len(CORES) // 2)]
 OTHER_CORES = CORES[len(CORES) // 2 :]
@@ -45,24 +51,25 @@ class Child:
     """One engine process."""
 
     def __init__(self, settings: dict[str, Any], environ: dict[str, str]) -> None:
+        path = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
         self._child = subprocess.Popen(
             [sys.executable, str(HERE / "step_child.py"), json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(HERE), **environ},
+            env={**os.environ, "PYTHONPATH": path, **environ},
         )
         self.move(ENGINE_CORES)
         self._expect("ready")
 
-    def round(self, requests: int) -> list[float]:
-        """Serve one round; seconds of each step."""
+    def round(self, requests: int) -> tuple[list[float], dict[str, float]]:
+        """Serve one round; seconds of each step, and what control threads took of them."""
         assert self._child.stdin is not None
         self._child.stdin.write(f"{requests}\n")
         self._child.stdin.flush()
-        steps: list[float] = json.loads(self._line())
-        return steps
+        steps, taken = json.loads(self._line())
+        return steps, taken
 
     def move(self, cores: list[int]) -> None:
         """Let all threads run on these cores only."""
@@ -102,6 +109,7 @@ class Disturbance:
         self.seconds = 0.0
         self._thread = threading.Thread(target=self._pin)
         self._thread.start()
+        stack.callback(self.stop)
 
     def resume(self) -> None:
         """Replace the controller by one that knows nothing, and let pins flow."""
@@ -174,10 +182,57 @@ class Disturbance:
         sys.exit(f"the controller did not start:\n{self._log.read_text()}")
 
     def stop(self) -> None:
-        """End the pins; the engine may go afterwards."""
+        """End the pins, before the engine that they are for; idempotent."""
         self._over.set()
         self._running.set()
         self._thread.join()
+
+
+class Round(NamedTuple):
+    """One round of both engines.
+
+    Attributes:
+        null: Seconds of each step with the null connector.
+        ours: Seconds of each step with ours.
+        pins: How many were made during the latter.
+        taken: Seconds of the processor that each control thread took then.
+    """
+
+    null: list[float]
+    ours: list[float]
+    pins: int
+    taken: dict[str, float]
+
+
+def ratio(rounds: Sequence[Round], q: float) -> float:
+    """Of the q-quantiles of all steps of some rounds."""
+    null, ours = ([step for one in rounds for step in one[side]] for side in (0, 1))
+    return quantile(ours, q) / quantile(null, q)
+
+
+def interval(rounds: Sequence[Round], q: float) -> tuple[float, float]:
+    """Where the ratio lies for 95 of 100 draws of as many rounds from these."""
+    rng = random.Random(0)
+    drawn = [ratio(rng.choices(rounds, k=len(rounds)), q) for _ in range(DRAWS)]
+    return quantile(drawn, 0.025), quantile(drawn, 0.975)
+
+
+def compare(rounds: Sequence[Round]) -> dict[str, float]:
+    """The figures of some rounds."""
+    figures: dict[str, float] = {}
+    for q, name in ((0.5, "p50"), (0.99, "p99")):
+        figures[f"{name}_ratio"] = ratio(rounds, q)
+        figures[f"{name}_ratio_low"], figures[f"{name}_ratio_high"] = interval(rounds, q)
+        by_round = [ratio([one], q) for one in rounds]
+        figures[f"{name}_ratio_by_round"] = statistics.median(by_round)
+        figures[f"null_{name}_ms"] = quantile([s for one in rounds for s in one.null], q) * 1e3
+    figures["steps"] = sum(len(one.ours) for one in rounds)
+    wall = sum(sum(one.ours) for one in rounds)
+    for name in rounds[0].taken:
+        taken = sum(one.taken[name] for one in rounds)
+        figures[f"{name}_thread_share"] = taken / wall
+        figures[f"{name}_thread_us_per_pin"] = taken / sum(one.pins for one in rounds) * 1e6
+    return figures
 
 
 def quantile(values: list[float], q: float) -> float:
@@ -228,32 +283,24 @@ def main() -> None:
         )
         stack.callback(ours.close)
         stack.callback(disturbance.stop)
-        steps: dict[str, list[float]] = {"null": [], "ours": []}
-        ratios: dict[float, list[float]] = {0.5: [], 0.99: []}
+        rounds: list[Round] = []
         for number in range(args.rounds + 1):
             ours.move(OTHER_CORES)
             disturbance.resume()
-            plain = null.round(REQUESTS)
+            plain, _ = null.round(REQUESTS)
             disturbance.pause()
             ours.move(ENGINE_CORES)
             disturbance.resume()
-            cached = ours.round(REQUESTS)
+            pins = disturbance.pins
+            cached, taken = ours.round(REQUESTS)
+            pins = disturbance.pins - pins
             disturbance.pause()
             if number:  # the first compiles and warms up
-                steps["null"] += plain
-                steps["ours"] += cached
-                for q, values in ratios.items():
-                    values.append(quantile(cached, q) / quantile(plain, q))
+                rounds.append(Round(plain, cached, pins, taken))
         if disturbance.wrong:
             sys.exit(disturbance.wrong)
         figures = {
-            "p50_ratio": quantile(steps["ours"], 0.5) / quantile(steps["null"], 0.5),
-            "p50_ratio_by_round": statistics.median(ratios[0.5]),
-            "p99_ratio": quantile(steps["ours"], 0.99) / quantile(steps["null"], 0.99),
-            "p99_ratio_by_round": statistics.median(ratios[0.99]),
-            "null_p50_ms": quantile(steps["null"], 0.5) * 1e3,
-            "null_p99_ms": quantile(steps["null"], 0.99) * 1e3,
-            "steps": len(steps["ours"]),
+            **compare(rounds),
             "pins_per_second": disturbance.pins / disturbance.seconds,
             "pins_refused_per_second": disturbance.refused / disturbance.seconds,
         }
@@ -261,7 +308,7 @@ def main() -> None:
         print(json.dumps(figures))
         return
     for name, value in figures.items():
-        print(f"{name:20} {value:.3f}")
+        print(f"{name:24} {value:.3f}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,10 @@ import pytest
 from examples.pin.quickstart.server import Server
 from examples.tiny_model.make_tiny_llama import make_tiny_llama
 
+# On a busy machine threads of so small a model wait, 40 times longer; and a core
+# that a server is bound to may be the one that others are busy on.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+os.environ.update(_ONE_THREAD)
 _AT_START = dict(os.environ)
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
@@ -68,7 +72,8 @@ def free_ports() -> Callable[[int], list[int]]:
 def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment less what would steer a server, and with a place for what it keeps."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_STEERING)}
-    return {**kept, "XDG_STATE_HOME": str(tmp_path_factory.mktemp("state"))}
+    state = str(tmp_path_factory.mktemp("state"))
+    return {**kept, **_ONE_THREAD, "XDG_STATE_HOME": state}
 
 
 @pytest.fixture(scope="module")

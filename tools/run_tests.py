@@ -35,10 +35,16 @@ _COPIED = (
     *("pyproject.toml", "Makefile", "README.md", "CHANGELOG.md"),
     *("plugins/*/tests", "plugins/*/pyproject.toml", "plugins/*/*.md", "csrc/*.md"),
 )
+# These start servers, compilers and type checkers, and wait for them.
+_OF_PROCESSES = ("tests/e2e", "tests/examples", "tests/packaging", "tests/cli")
 # The connector's tests run vLLM inside pytest's process, which is never the
-# same afterwards; those of the core start theirs in processes of their own.
-# Either spends half its time waiting, so that they run side by side.
-_SESSIONS = (("tests",), ("plugins",))
+# same afterwards. Each session waits for a third of its time, so that three of
+# them keep two cores busy.
+_SESSIONS = (
+    ("tests", *(f"--ignore={folder}" for folder in _OF_PROCESSES)),
+    _OF_PROCESSES,
+    ("plugins",),
+)
 _NO_TESTS = 5
 # A test that hangs is a failure that nobody sees.
 _TEST_SECONDS = 300

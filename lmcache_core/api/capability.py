@@ -26,6 +26,8 @@ class Capability(enum.Flag):
     """``scan`` is implemented."""
     USAGE = enum.auto()
     """``usage`` is implemented."""
+    REPLACE = enum.auto()
+    """``replace`` is implemented: a frame can take the place of another of its key."""
 
     def names(self) -> list[str]:
         """Lower-case names of the flags that are set, for tables and JSON."""

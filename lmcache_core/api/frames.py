@@ -6,6 +6,7 @@ The whole layout is in ``docs/reference/frames.md``.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from typing import NamedTuple
 
@@ -18,6 +19,10 @@ HEADER_BYTES = 4096
 
 MAGIC = b"LMCFRAM1"
 VERSION = 2
+
+RECORD_MARK = hashlib.sha256(b"lmcache:record:1\0").digest()[:8]
+"""What the key begins with of a frame that is no chunk: the engine keeps a record in it."""
+
 _FIELDS = struct.Struct("<8sIIQQIHH32s32s32s16sQ")
 _CHECK = struct.Struct("<Q")
 _CHECK_AT = _FIELDS.size
@@ -25,6 +30,11 @@ _REST_AT = _CHECK_AT + _CHECK.size
 
 REST_BYTES = HEADER_BYTES - _REST_AT
 """Room in a header behind the fields that are the same in every frame."""
+
+
+def is_record(key: bytes) -> bool:
+    """Whether a key is that of a record and no chunk's, so that it is not to be evicted."""
+    return key.startswith(RECORD_MARK)
 
 
 class FrameEnvelope(NamedTuple):

@@ -35,6 +35,8 @@ class TierStatus(msgspec.Struct, frozen=True, kw_only=True):
         pinned_bytes: Distinct bytes marked or reserved by pins.
         entries: Number of entries.
         healthy: False while its circuit breaker is open.
+        store_id: Of a store that several engines share, its name, the same for
+            all of them; empty for one of the engine's own.
     """
 
     location: str
@@ -44,6 +46,7 @@ class TierStatus(msgspec.Struct, frozen=True, kw_only=True):
     pinned_bytes: int = 0
     entries: int = 0
     healthy: bool = True
+    store_id: str = ""
 
 
 class Register(Message, frozen=True, kw_only=True, tag="register"):
@@ -62,6 +65,7 @@ class Register(Message, frozen=True, kw_only=True, tag="register"):
         serving_url: Where its server answers, or None.
         version: Version of its core.
         heartbeat_seconds: How often it will be heard of.
+        ledger_id: The ledger that its pins are in; empty where it has none.
     """
 
     instance_id: str
@@ -76,6 +80,7 @@ class Register(Message, frozen=True, kw_only=True, tag="register"):
     serving_url: str | None = None
     version: str = ""
     heartbeat_seconds: float = 5.0
+    ledger_id: str = ""
 
 
 class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
@@ -143,6 +148,22 @@ class Reply(Message, frozen=True, kw_only=True, tag="reply"):
     facts: dict[str, int] = {}
 
 
+class Progress(Message, frozen=True, kw_only=True, tag="progress"):
+    """How far an engine is with a command that takes its time.
+
+    Attributes:
+        request_id: The command's.
+        done: Chunks that it is done with.
+        total: Chunks that it has found to be meant.
+    """
+
+    instance_id: str
+    incarnation: int
+    request_id: str
+    done: int
+    total: int
+
+
 class Goodbye(Message, frozen=True, kw_only=True, tag="goodbye"):
     """An engine stops."""
 
@@ -156,12 +177,14 @@ class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
     Attributes:
         ledger_id: Names the pin ledger; an engine serves one.
         want_snapshot: Whether the engine is to send a snapshot.
+        adopts: Whether the ledger takes over the pins of another one.
     """
 
     instance_id: str
     incarnation: int
     ledger_id: str
     want_snapshot: bool = True
+    adopts: bool = False
 
 
 class Refused(Message, frozen=True, kw_only=True, tag="refused"):
@@ -252,6 +275,8 @@ class MoveCommand(Command, frozen=True, kw_only=True, tag="move"):
         tokens: The sequence, packed.
         scope: What the request that computed them varied by.
         keep: Whether the old tier keeps what it has.
+        refuse_pinned: Whether pinned chunks in the old tier refuse it although
+            it keeps them, because they are to leave it later.
     """
 
     location: str
@@ -259,6 +284,29 @@ class MoveCommand(Command, frozen=True, kw_only=True, tag="move"):
     tokens: bytes
     scope: Scope = EMPTY_SCOPE
     keep: bool = False
+    refuse_pinned: bool = False
+
+
+class RecodeCommand(Command, frozen=True, kw_only=True, tag="recode"):
+    """Encode the chunks of some tokens in another way where they are.
+
+    ``num_tokens`` of the reply is how many tokens were encoded anew, and
+    ``facts`` says in chunks and bytes what became of the rest, in a failure, too.
+
+    Attributes:
+        location: Name of the tier.
+        serdes: Names of the serdes, in the order of encoding.
+        undo: Whether what they have encoded is to be raw again; otherwise
+            they are to encode what they have not.
+        tokens: The sequence, packed; empty for all that the tier has.
+        scope: What the request that computed them varied by.
+    """
+
+    location: str
+    serdes: tuple[str, ...]
+    undo: bool = False
+    tokens: bytes = b""
+    scope: Scope = EMPTY_SCOPE
 
 
 class SettleCommand(Command, frozen=True, kw_only=True, tag="settle"):
@@ -276,7 +324,7 @@ class HealthCommand(Command, frozen=True, kw_only=True, tag="health"):
     """Answer, with the number of unhealthy tiers in ``facts``."""
 
 
-EngineMessage = Register | Heartbeat | Events | Reply | Goodbye
+EngineMessage = Register | Heartbeat | Events | Reply | Progress | Goodbye
 ControllerMessage = (
     Welcome
     | Refused
@@ -288,6 +336,7 @@ ControllerMessage = (
     | UnpinCommand
     | ClearCommand
     | MoveCommand
+    | RecodeCommand
     | SettleCommand
     | HealthCommand
 )

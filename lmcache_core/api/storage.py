@@ -191,6 +191,30 @@ class StorageBackend(ABC):
         """
         raise NotImplementedError(self._undeclared("PROTECT"))
 
+    def replace(
+        self, keys: Sequence[Key], frames: Sequence[memoryview], deadline: Deadline
+    ) -> list[bool]:
+        """Store each frame in the place of the one of its key (capability ``REPLACE``).
+
+        A tier does so to encode what it holds in another way.
+
+        *Guaranteed*: as many frames as keys; frames do not change meanwhile.
+        *Must*: be atomic per key, so that a reader, and whoever opens the
+        store after a crash, finds the old frame or the new one, whole; leave
+        the old frame as it is where the new one cannot be stored; align the
+        result.
+        *Must not*: store a frame under a key that is not there; make less
+        durable what is there.
+
+        Returns:
+            For each key whether its frame is the new one now.
+
+        Raises:
+            BackendError: The store did not answer; each frame is the old one
+                or the new one.
+        """
+        raise NotImplementedError(self._undeclared("REPLACE"))
+
     def scan(self) -> Iterator[tuple[Key, int]]:
         """Yield the key and length of every frame (capability ``SCAN``).
 

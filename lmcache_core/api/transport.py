@@ -137,8 +137,9 @@ class ControllerTransport(ABC):
     :class:`lmcache_core.testing.ControllerTransportTests` against it.
 
     *Must*, for both ends: carry the plain values that ``to_wire`` makes, read
-    them back with ``engine_message`` or ``controller_message``, and never
-    with anything that can run code.
+    them back with ``engine_message`` or ``controller_message``, or what does
+    the same for its encoding, such as msgspec's decoder of ``EngineMessage``
+    or ``ControllerMessage``, and never with anything that can run code.
     """
 
     @abstractmethod

@@ -1,7 +1,11 @@
-"""``lmcache lookup``, ``move`` and ``clear``: a prompt's chunks, by way of a controller."""
+"""``lmcache lookup``, ``move``, ``clear``, ``compress`` and ``decompress``.
+
+A prompt's chunks, by way of a controller.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -70,7 +74,10 @@ def move(
     client: ControllerClient,
     as_json: bool,
 ) -> None:
-    """Bring a prompt's chunks from one tier of an instance to another."""
+    """Bring a prompt's chunks to another tier, of the same instance or of another.
+
+    From one instance to another they go by way of a store that both share.
+    """
     body = {
         "old_position": old,
         "new_position": new,
@@ -118,3 +125,72 @@ def clear(
         show(answer)
     else:
         click.echo(f"{answer['num_tokens']} tokens dropped from {location} of {instance}")
+
+
+def recoding(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of what encodes chunks in another way."""
+    for option in (
+        controller_options,
+        prompt_options,
+        click.option(
+            "--all", "everything", is_flag=True, help="All chunks, not those of a prompt."
+        ),
+        click.option(
+            "--method",
+            required=True,
+            metavar="SERDE[,SERDE]",
+            help="By which serdes, as they encode; `lmcache plugins` lists those there are.",
+        ),
+        click.option("--location", required=True, help="In which of its storage tiers."),
+        click.option("--instance", required=True, help="In which instance."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@recoding
+def compress(**options: Any) -> None:  # noqa: ANN401 - see recoding
+    """Encode chunks of a storage tier by serdes where they are: those of a prompt, or all."""
+    _recode("/compress", **options)
+
+
+@click.command()
+@recoding
+def decompress(**options: Any) -> None:  # noqa: ANN401 - see recoding
+    """Make raw again what serdes have encoded in a storage tier: of a prompt, or all."""
+    _recode("/decompress", **options)
+
+
+def _recode(
+    path: str,
+    *,
+    instance: str,
+    location: str,
+    method: str,
+    everything: bool,
+    fields: dict[str, Any],
+    client: ControllerClient,
+    as_json: bool,
+) -> None:
+    if everything and fields:
+        message = "give --all or a prompt, not both"
+        raise InputError(message)
+    body = {
+        "instance_id": instance,
+        "method": method,
+        "location": location,
+        "timeout_s": client.timeout_seconds,
+        **(fields if everything else required(fields, "--all")),
+    }
+    answer = client.ask("POST", path, body).document
+    if as_json:
+        show(answer)
+        return
+    saved = answer["saved_bytes"]
+    click.echo(
+        f"{answer['num_tokens']} tokens in {location} of {instance} were encoded anew, which takes "
+        f"{abs(saved)} bytes {'less' if saved >= 0 else 'more'}"
+    )
+    for outcome, count in answer["chunks"].items():
+        click.echo(f"{outcome.replace('_', ' ')}: {count} chunks")

@@ -9,11 +9,17 @@ from lmcache_core.cli.plugin_commands import PluginCommands
 
 COMMANDS = {
     "clear": LazyCommand("lmcache_core.cli.chunks:clear", "Drop unpinned chunks of a tier."),
+    "compress": LazyCommand(
+        "lmcache_core.cli.chunks:compress", "Encode chunks of a storage tier by serdes."
+    ),
     "config": LazyCommand(
         "lmcache_core.cli.config:config", "Check a configuration, or print its schema."
     ),
     "controller": LazyCommand(
         "lmcache_core.cli.controller:controller", "Serve the controller that pins and looks up."
+    ),
+    "decompress": LazyCommand(
+        "lmcache_core.cli.chunks:decompress", "Make raw again what serdes have encoded."
     ),
     "doctor": LazyCommand(
         "lmcache_core.cli.doctor:doctor", "Tell what is installed here and what is missing."

@@ -16,6 +16,8 @@ from lmcache_core.api.messages import (
     MoveCommand,
     PinCommand,
     PlanCommand,
+    Progress,
+    RecodeCommand,
     Reply,
     SettleCommand,
     UnpinCommand,
@@ -38,9 +40,14 @@ CommandT = TypeVar(
     UnpinCommand,
     ClearCommand,
     MoveCommand,
+    RecodeCommand,
     SettleCommand,
     HealthCommand,
 )
+
+
+Progressed = Callable[[int, int], None]
+"""Told how many chunks an engine is done with, and of how many."""
 
 
 class Open(NamedTuple):
@@ -48,6 +55,7 @@ class Open(NamedTuple):
 
     engine: EngineRecord
     answer: asyncio.Future[Reply]
+    progressed: Progressed
 
 
 class Commands:
@@ -74,9 +82,18 @@ class Commands:
         engine: EngineRecord,
         deadline: Deadline,
         kind: type[CommandT],
+        *,
+        progressed: Progressed = lambda _done, _total: None,
         **fields: Any,  # noqa: ANN401 - the fields of the kind
     ) -> Reply:
         """Send a command and wait for its reply, whatever it says.
+
+        Args:
+            engine: Who is asked.
+            deadline: When it has to have answered.
+            kind: What it is asked.
+            progressed: Told of what takes its time how far it is.
+            fields: The fields of the kind.
 
         Raises:
             EngineAwayError: The engine is gone, or goes while it is waited for.
@@ -85,7 +102,7 @@ class Commands:
         """
         name = kind.__name__.removesuffix("Command").lower()
         try:
-            reply = await self._ask(engine, deadline, kind, fields)
+            reply = await self._ask(engine, deadline, kind, fields, progressed)
         except (EngineAwayError, DeadlineExceededError, TooManyError) as error:
             self.outcomes[name, type(error).__name__.removesuffix("Error").lower()] += 1
             raise
@@ -93,7 +110,12 @@ class Commands:
         return reply
 
     async def _ask(
-        self, engine: EngineRecord, deadline: Deadline, kind: type[CommandT], fields: dict[str, Any]
+        self,
+        engine: EngineRecord,
+        deadline: Deadline,
+        kind: type[CommandT],
+        fields: dict[str, Any],
+        progressed: Progressed,
     ) -> Reply:
         if not engine.is_live:
             raise EngineAwayError(engine.instance_id, f"is {engine.state.value}")
@@ -110,7 +132,7 @@ class Commands:
             **fields,
         )
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._open[request_id] = Open(engine, answer)
+        self._open[request_id] = Open(engine, answer, progressed)
         self._open_by_engine[engine.instance_id] += 1
         try:
             if not await self._send(engine.peer, command):
@@ -133,6 +155,12 @@ class Commands:
         if not found.answer.done():
             found.answer.set_result(reply)
         return True
+
+    def note_progress(self, message: Progress) -> None:
+        """Tell who waits for a reply how far the engine is."""
+        found = self._open.get(message.request_id)
+        if found is not None and found.engine.incarnation == message.incarnation:
+            found.progressed(message.done, message.total)
 
     def abandon(self, engine: EngineRecord, reason: str) -> None:
         """An engine is gone: whoever waits for it hears of it at once."""

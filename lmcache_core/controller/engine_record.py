@@ -50,6 +50,9 @@ class EngineRecord:
         version: Version of its core.
         heartbeat_seconds: How often it says it will be heard of.
         state: Whether it can be asked.
+        other_ledger: The ledger that its pins are in where that is not this
+            controller's; None where it is.
+        adopts: Whether this controller is to take its pins over.
         registered_at: Unix time of its registration.
         heard_at: Unix time of its last message.
     """
@@ -60,6 +63,8 @@ class EngineRecord:
         self.registered_at = wall
         self.state = EngineState.LIVE
         self.counters: dict[str, int] = {}
+        self.other_ledger: str | None = None
+        self.adopts = False
         self.renew(peer, message, now=now, wall=wall)
 
     def renew(self, peer: Peer, message: Register, *, now: float, wall: float) -> None:

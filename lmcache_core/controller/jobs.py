@@ -36,7 +36,12 @@ class JobState(enum.Enum):
 
 TABLE = "jobs"
 
-DURABLE = frozenset({"Pin", "Unpin", "PutPin", "PostPin", "PatchPin", "DeletePin", "Clear", "Move"})
+DURABLE = frozenset(
+    {
+        *("Pin", "Unpin", "PutPin", "PostPin", "PatchPin", "DeletePin"),
+        *("Clear", "Move", "Compress", "Decompress"),
+    }
+)
 """Operations that change something."""
 
 INTERRUPTED = "the controller ended while this was under way; ask for what it was to do"
@@ -55,6 +60,9 @@ class Job(msgspec.Struct, kw_only=True):
         pin_id: The pin it made, or None.
         asked: Engines that were asked.
         answered: Those of them that have answered.
+        chunks: Chunks that those have found to be meant which are asked for
+            what takes its time.
+        chunks_done: Those of them that they are done with.
         detail: Why it failed or is not known, or an empty string.
     """
 
@@ -67,6 +75,8 @@ class Job(msgspec.Struct, kw_only=True):
     pin_id: str | None = None
     asked: int = 0
     answered: int = 0
+    chunks: int = 0
+    chunks_done: int = 0
     detail: str = ""
 
 

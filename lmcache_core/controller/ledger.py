@@ -68,6 +68,8 @@ class Ledger:
 
     Attributes:
         ledger_id: Names the ledger to engines.
+        is_new: Whether it began with this controller, so that what engines
+            hold can be in no ledger but one that is lost.
         tombstones: Releases that engines have not acknowledged yet.
     """
 
@@ -82,6 +84,7 @@ class Ledger:
         self._journal = journal or Journal()
         self._clock = clock or LedgerClock()
         self.ledger_id = uuid.uuid4().hex
+        self.is_new = True
         self.tombstones = Tombstones(self._journal)
         self._max_pins = max_pins
         self._max_bytes = max_bytes
@@ -359,6 +362,7 @@ class Ledger:
         set_back = 0.0
         for _, meta in self._journal.read(META, LedgerMeta):
             self.ledger_id, self._highest = meta.ledger_id, meta.highest
+            self.is_new = False
             set_back = min(0.0, now - meta.written_at)
         standings = dict(self._journal.read(STANDINGS, Standing))
         for pin_id, record in self._journal.read(PINS, PinRecord):
@@ -404,6 +408,7 @@ class Ledger:
                 if not old.ended:
                     self.tombstones.bury(row.pin_id, instance_id, row.version)
         self._put_in(row)
+        self._journal.note(META, META_KEY)  # Engines name the ledger that their pins are in.
         self._journal.note(PINS, row.pin_id)
         self._journal.note(STANDINGS, row.pin_id)
         for instance_id in row.places:

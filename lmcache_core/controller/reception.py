@@ -13,6 +13,7 @@ from lmcache_core.api.messages import (
     HealthCommand,
     Heartbeat,
     Identify,
+    Progress,
     Refused,
     Register,
     Reply,
@@ -109,6 +110,8 @@ class Reception:
                 await self._listener.send(peer, Identify())
         elif isinstance(message, Heartbeat):
             await self._heartbeat(engine, message)
+        elif isinstance(message, Progress):
+            self._commands.note_progress(message)
         elif isinstance(message, Events):
             if self._placement.take(message):
                 await self._listener.send(peer, WantSnapshot())
@@ -137,6 +140,10 @@ class Reception:
             self._gone(rival, "has lost its connection and another has taken its id")
         known = next((e for e in self._directory if e.instance_id == message.instance_id), None)
         engine = self._directory.register(peer, message)
+        ledger = self._ledger
+        adopts = engine.adopts or ledger.is_new
+        others = message.ledger_id not in ("", ledger.ledger_id) and not adopts
+        engine.other_ledger = message.ledger_id if others else None
         want = self._placement.start(engine, message.sequence, anew=engine is not known)
         log.info(
             "engine.registered",
@@ -152,11 +159,23 @@ class Reception:
             Welcome(
                 instance_id=engine.instance_id,
                 incarnation=engine.incarnation,
-                ledger_id=self._ledger.ledger_id,
+                ledger_id=ledger.ledger_id,
                 want_snapshot=want,
+                adopts=adopts,
             ),
         )
-        self._reconciler.registered(engine, message)
+        if engine.other_ledger is None:
+            self._reconciler.registered(engine, message)
+        else:
+            log.warning(
+                "engine.other_ledger", instance_id=engine.instance_id, serves=message.ledger_id
+            )
+            ledger.lose(engine.instance_id, f"its pins are in the ledger {message.ledger_id}")
+
+    async def adopt(self, engine: EngineRecord) -> bool:
+        """Take over the pins of an engine that serves another ledger; whether it hears of it."""
+        engine.adopts = True
+        return await self._listener.send(engine.peer, Identify())
 
     async def _is_connected(self, engine: EngineRecord) -> bool:
         """Whether an engine's connection stands; a killed process's is gone at once."""
@@ -166,13 +185,14 @@ class Reception:
     async def _heartbeat(self, engine: EngineRecord, message: Heartbeat) -> None:
         engine.tiers = message.tiers or engine.tiers
         engine.counters = dict(message.counters)
-        for report in message.pins:
-            self._ledger.take(engine.instance_id, report)
-        if message.pin_requests:
-            self._reconciler.adopt(engine, message)
+        if engine.other_ledger is None:
+            for report in message.pins:
+                self._ledger.take(engine.instance_id, report)
+            if message.pin_requests:
+                self._reconciler.adopt(engine, message)
+            self._reconciler.nudge(engine)
         if self._placement.note(engine.instance_id, message.sequence):
             await self._listener.send(engine.peer, WantSnapshot())
-        self._reconciler.nudge(engine)
 
     def _gone(self, engine: EngineRecord, reason: str) -> None:
         log.info("engine.gone", instance_id=engine.instance_id, reason=reason)

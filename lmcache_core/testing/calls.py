@@ -56,6 +56,11 @@ def put(backend: StorageBackend, number: int, nbytes: int = PAGE) -> PutStatus:
     return backend.put([sample_key(number)], [sample_frame(number, nbytes)], soon())[0]
 
 
+def replace(backend: StorageBackend, number: int, by: int, nbytes: int = PAGE) -> bool:
+    """Put the sample frame of another number in the place of one."""
+    return backend.replace([sample_key(number)], [sample_frame(by, nbytes)], soon())[0]
+
+
 def read(backend: StorageBackend, number: int, nbytes: int = PAGE) -> bytes | None:
     """Read one frame of at most ``nbytes``."""
     buffer = aligned_buffer(nbytes)

@@ -69,7 +69,7 @@ class DictBackend(StorageBackend):
         capabilities: What its spec declares.
     """
 
-    capabilities = Capability.SCAN | Capability.USAGE
+    capabilities = Capability.SCAN | Capability.USAGE | Capability.REPLACE
 
     def __init__(
         self, config: DictConfig, context: BackendContext, store: DictStore | None = None
@@ -120,6 +120,13 @@ class DictBackend(StorageBackend):
         del deadline
         return [self._remove(key) for key in keys]
 
+    def replace(
+        self, keys: Sequence[Key], frames: Sequence[memoryview], deadline: Deadline
+    ) -> list[bool]:
+        """Copy each frame over the one that is there."""
+        del deadline
+        return [self._replace(key, frame) for key, frame in zip(keys, frames, strict=True)]
+
     def close(self) -> None:
         """Let go of the store; the bytes go with the last backend that has it."""
 
@@ -144,6 +151,19 @@ class DictBackend(StorageBackend):
             store.frames[key] = bytes(frame)
             store.used_bytes += frame.nbytes
             return PutStatus.STORED
+
+    def _replace(self, key: Key, frame: memoryview) -> bool:
+        store = self._store
+        with store.lock:
+            old = store.frames.get(key)
+            if old is None:
+                return False
+            used_bytes = store.used_bytes + frame.nbytes - len(old)
+            if store.max_bytes is not None and used_bytes > store.max_bytes:
+                return False
+            store.frames[key] = bytes(frame)
+            store.used_bytes = used_bytes
+            return True
 
     def _remove(self, key: Key) -> bool:
         store = self._store

@@ -16,7 +16,7 @@ from lmcache_core.errors import BackendError
 from lmcache_core.keys import Key
 from lmcache_core.testing.threads import PATIENCE_SECONDS
 
-CALLS = frozenset({"stat", "put", "get", "remove"})
+CALLS = frozenset({"stat", "put", "get", "remove", "replace"})
 
 
 class Call(NamedTuple):
@@ -149,7 +149,7 @@ class FaultyBackend(StorageBackend):
     Args:
         backend: A good one.
         fault: What goes wrong; None for nothing, for now.
-        methods: Where: of ``stat``, ``put``, ``get`` and ``remove``.
+        methods: Where: of ``stat``, ``put``, ``get``, ``remove`` and ``replace``.
 
     Attributes:
         fault: See above; may be changed at any time.
@@ -198,6 +198,14 @@ class FaultyBackend(StorageBackend):
     def remove(self, keys: Sequence[Key], deadline: Deadline) -> list[bool]:
         """Remove frames, unless the fault is planted here."""
         return self._answer("remove", lambda: self._backend.remove(keys, deadline), (), deadline)
+
+    def replace(
+        self, keys: Sequence[Key], frames: Sequence[memoryview], deadline: Deadline
+    ) -> list[bool]:
+        """Replace frames, unless the fault is planted here."""
+        return self._answer(
+            "replace", lambda: self._backend.replace(keys, frames, deadline), (), deadline
+        )
 
     def quarantine(
         self, keys: Sequence[Key], reasons: Sequence[str], deadline: Deadline

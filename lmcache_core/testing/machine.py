@@ -116,6 +116,19 @@ class StorageMachine(RuleBasedStateMachine):
             assert status is (PutStatus.PRESENT if there else PutStatus.STORED)
             self._model.setdefault(number, bytes(frame))
 
+    @step(numbers=SEVERAL, version=st.integers(3, 5), nbytes=st.sampled_from(SIZES))
+    def replace(self, numbers: list[int], version: int, nbytes: int) -> None:
+        if Capability.REPLACE not in self._can:
+            return
+        frames = [sample_frame(KEYS * version + number, nbytes) for number in numbers]
+        keys = [sample_key(number) for number in numbers]
+        replaced = self._backend.replace(keys, frames, soon())
+        self._note_gone(numbers, [was or None for was in replaced])
+        assert replaced == [number in self._model for number in numbers]
+        for number, frame in zip(numbers, frames, strict=True):
+            if number in self._model:
+                self._model[number] = bytes(frame)
+
     @step(numbers=SEVERAL, room=st.sampled_from(SIZES))
     def get(self, numbers: list[int], room: int) -> None:
         self._get(self._backend, numbers, room)

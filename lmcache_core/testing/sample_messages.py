@@ -13,6 +13,8 @@ from lmcache_core.api.messages import (
     Identify,
     MoveCommand,
     PinCommand,
+    Progress,
+    RecodeCommand,
     Refused,
     Register,
     Reply,
@@ -39,6 +41,7 @@ _TIER = TierStatus(
     pinned_bytes=4096,
     entries=7,
     healthy=False,
+    store_id="redis:größe",
 )
 _PIN = PinRequest(
     pin_id="p",
@@ -108,6 +111,7 @@ ENGINE_MESSAGES: tuple[EngineMessage, ...] = (
         detail="a sentence",
         facts={"used_bytes": 1},
     ),
+    Progress(instance_id="größe", incarnation=1 << 60, request_id="r", done=3, total=1 << 20),
     Goodbye(instance_id="größe", incarnation=1 << 60),
 )
 """One of each kind that an engine sends."""
@@ -135,6 +139,16 @@ CONTROLLER_MESSAGES: tuple[ControllerMessage, ...] = (
         tokens=bytes(16),
         scope=_SCOPE,
         keep=True,
+        refuse_pinned=True,
+    ),
+    RecodeCommand(
+        request_id="7",
+        deadline_seconds=1.0,
+        location="a",
+        serdes=("zstd", "aesgcm"),
+        undo=True,
+        tokens=bytes(16),
+        scope=_SCOPE,
     ),
     SettleCommand(request_id="5", deadline_seconds=1.0, tokens=bytes(16), scope=_SCOPE),
     HealthCommand(request_id="6", deadline_seconds=1.0),

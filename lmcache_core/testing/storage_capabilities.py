@@ -12,6 +12,7 @@ from lmcache_core.testing.calls import (
     put,
     read,
     remove,
+    replace,
     soon,
     stat,
 )
@@ -76,6 +77,41 @@ class StorageCapabilityChecks:
         remove(backend, 2)
         remove(backend, 2)
         assert backend.usage() == before
+
+    @needs(Capability.REPLACE)
+    def test_a_frame_takes_the_place_of_another(self, backend: StorageBackend) -> None:
+        put(backend, 1, LARGE)
+        for by, nbytes in ((101, PAGE + 5), (201, LARGE), (301, LARGE)):
+            assert replace(backend, 1, by, nbytes) is True
+            assert read(backend, 1, nbytes) == bytes(sample_frame(by, nbytes))
+            assert stat(backend, 1) == nbytes
+        assert put(backend, 1) is PutStatus.PRESENT
+
+    @needs(Capability.REPLACE)
+    def test_no_frame_takes_the_place_of_none(self, backend: StorageBackend) -> None:
+        put(backend, 1)
+        put(backend, 3)
+        keys = [sample_key(number) for number in (1, 2, 3)]
+        frames = [sample_frame(number, PAGE) for number in (101, 102, 103)]
+        assert backend.replace(keys, frames, soon()) == [True, False, True]
+        assert read(backend, 2) is None
+        assert put(backend, 2) is PutStatus.STORED
+
+    @needs(Capability.REPLACE | Capability.DURABLE)
+    def test_what_was_replaced_survives_reopening(self, backends: OpenBackends) -> None:
+        backend = backends.open()
+        put(backend, 1, LARGE)
+        assert replace(backend, 1, 101, PAGE + 5) is True
+        self._finish(backends, backend)
+        assert read(backends.open(), 1, PAGE + 5) == bytes(sample_frame(101, PAGE + 5))
+
+    @needs(Capability.REPLACE | Capability.USAGE)
+    def test_usage_counts_what_takes_the_place_of_another(self, backend: StorageBackend) -> None:
+        put(backend, 1, LARGE)
+        put(backend, 2, PAGE)
+        replace(backend, 1, 101, 2 * PAGE)
+        replace(backend, 3, 103, PAGE)
+        assert backend.usage() == (3 * PAGE, 2)
 
     @needs(Capability.SYNC)
     def test_sync_leaves_frames_readable(self, backend: StorageBackend) -> None:

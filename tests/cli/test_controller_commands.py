@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from lmcache_core.api.messages import RecodeCommand
 from lmcache_core.cli.main import main
 from tests.controller.controller_process import ControllerProcess
 from tests.controller.engine_peer import DISK, MEMORY, EnginePeer, eventually
@@ -136,6 +137,26 @@ def test_what_exists_is_replaced_only_on_demand(lmcache: Command, peer: EnginePe
     assert "exists with other content" in refused.stderr
     assert lmcache("pin", "mine", *WHERE, "--tokens", "1 2 3", "--replace").exit_code == 0
     assert lmcache("unpin", "mine").exit_code == 0
+
+
+def test_chunks_are_compressed_and_decompressed(lmcache: Command, peer: EnginePeer) -> None:
+    where = ("--instance", "node", "--location", DISK, "--method", "zstd")
+    peer.facts = {"recoded_chunks": 2, "not_shorter_chunks": 1, "full_chunks": 0, "saved_bytes": 9}
+    packed = lmcache("compress", *where, "--tokens", TOKENS)
+    assert packed.stdout.splitlines() == [
+        f"0 tokens in {DISK} of node were encoded anew, which takes 9 bytes less",
+        "recoded: 2 chunks",
+        "not shorter: 1 chunks",
+    ]
+    peer.facts = {"saved_bytes": -9}
+    assert "9 bytes more" in lmcache("decompress", *where, "--all").stdout
+    one, other = peer.asked(RecodeCommand)
+    assert (len(one.tokens) // 4, one.undo) == (len(PROMPT), False)
+    assert (other.tokens, other.undo, other.serdes) == (b"", True, ("zstd",))
+    assert lmcache.json("compress", *where, "--all")["saved_bytes"] == -9
+    assert lmcache("compress", *where).exit_code == 2
+    assert lmcache("compress", *where, "--all", "--tokens", "1").exit_code == 2
+    assert lmcache("decompress", *where[:4], "--all").exit_code == 2
 
 
 def test_chunks_are_moved_and_cleared(lmcache: Command, peer: EnginePeer) -> None:

@@ -27,6 +27,8 @@ from lmcache_core.api.messages import (
     Identify,
     PinCommand,
     PlanCommand,
+    Progress,
+    RecodeCommand,
     Refused,
     Register,
     Reply,
@@ -73,6 +75,7 @@ class EnginePeer:
         answering: False lets commands go unanswered.
         beating: False lets heartbeats stop.
         refusal: A failure that pins are answered with, or None.
+        facts: What chunks that were encoded anew are answered with.
         before_reply: Called with each command before it is answered.
         commands: What was asked, in order.
         held: Pins by id.
@@ -106,6 +109,7 @@ class EnginePeer:
         self.refusal: tuple[str, dict[str, int]] | None = None
         self.before_reply: Callable[[Command], None] = lambda _command: None
         self.tells_facts = False
+        self.facts: dict[str, int] = {}
         self.commands: list[Command] = []
         self.held: dict[str, PinRequest] = dict(held)
         self.adopted: dict[str, int] = {}
@@ -176,6 +180,18 @@ class EnginePeer:
     def send_raw(self, *parts: bytes) -> None:
         """Send bytes that are no message."""
         self.call(lambda: self.link._socket.send_multipart(list(parts)))  # type: ignore[attr-defined]
+
+    def tell_progress(self, command: Command, done: int, total: int) -> None:
+        """Say how far a command is that is not answered yet."""
+        self.send(
+            Progress(
+                instance_id=self.instance_id,
+                incarnation=self.incarnation,
+                request_id=command.request_id,
+                done=done,
+                total=total,
+            )
+        )
 
     def pause(self) -> None:
         """Read and send nothing, as a stopped process."""
@@ -284,6 +300,8 @@ class EnginePeer:
                 name: self._prefix(command.tokens, command.scope, name) for name in self.locations
             }
             return self._reply(command, facts=facts)
+        if isinstance(command, RecodeCommand):
+            return self._reply(command, facts=self.facts)
         return self._reply(command)
 
     def _pin(self, command: PinCommand) -> Reply:

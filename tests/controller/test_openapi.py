@@ -15,6 +15,8 @@ from tests.controller.controller_process import ControllerProcess
 OPERATIONS = {
     "/check_finish": ["post"],
     "/clear": ["post"],
+    "/compress": ["post"],
+    "/decompress": ["post"],
     "/health": ["post"],
     "/healthz": ["get"],
     "/lookup": ["post"],

@@ -258,8 +258,8 @@ def test_chunks_are_moved_and_copied_between_the_tiers(controller: ControllerPro
         nowhere = move(memory, ["moving", "nowhere"])
         assert nowhere.status_code == 404
         assert nowhere.json()["available"] == [MEMORY, "dict"]
-        for new in (["other", MEMORY], memory):
-            assert move(memory, new).status_code == 422
+        assert move(memory, ["nobody-at-all", MEMORY]).status_code == 404
+        assert move(memory, memory).status_code == 422
 
 
 def found(controller: ControllerProcess, pin_id: str) -> Any:

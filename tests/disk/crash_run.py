@@ -3,7 +3,7 @@
     python -m tests.disk.crash_run [--kills 2000] [--seed N] [--only ROUND] [--folder PATH] [--json]
 
 A round begins with an empty folder. A child process opens the backend and
-writes, reads, removes, quarantines and syncs from three threads; it is killed
+writes, replaces, reads, removes, quarantines and syncs from three threads; it is killed
 by its parent at a random moment, or kills itself before, within or after a
 call from one of the places that a rehearsal has found: every one of them has
 its turn. Then the parent opens the backend and looks: what was acknowledged is
@@ -40,7 +40,7 @@ from lmcache_backend_local_disk.frame_check import FrameCheck
 from lmcache_core.api import BackendContext, Deadline, PutStatus
 from lmcache_core.testing.material import aligned_buffer, sample_key
 from tests.disk.calls_between import KillingCalls, RecordingCalls
-from tests.disk.frames import LONGEST, frame_bytes, whole_frame
+from tests.disk.frames import LONGEST, version_of, whole_frame
 
 THREADS = 3
 FRAMES = 30
@@ -48,6 +48,7 @@ STEPS = 40
 KILLS_A_ROUND = 10
 LONGEST_LIFE_SECONDS = 20.0
 MEMORY = Path("/dev/shm")
+DEEDS = ("put", "put", "put", "replace", "get", "remove", "quarantine", "sync")
 DURABILITY = ("none", "interval", "always")
 
 
@@ -97,7 +98,7 @@ class Work:
         # No two threads use one key, so that each knows what its own is.
         mine = range(number, FRAMES, THREADS)
         for _ in range(steps):
-            what = rng.choice(("put", "put", "put", "get", "remove", "quarantine", "sync"))
+            what = rng.choice(DEEDS)
             self.step(what, rng.choice(mine))
 
     def step(self, what: str, number: int) -> None:
@@ -110,7 +111,9 @@ class Work:
         elif what == "get":
             buffer = aligned_buffer(LONGEST)
             (nbytes,) = backend.get([key], [buffer], within)
-            assert nbytes is None or bytes(buffer[:nbytes]) == frame_bytes(number)
+            assert nbytes is None or version_of(number, bytes(buffer[:nbytes])) is not None
+        elif what == "replace":
+            backend.replace([key], [whole_frame(number, 1)], within)
         elif what == "remove":
             backend.remove([key], within)
         elif what == "quarantine":
@@ -126,6 +129,7 @@ class Oracle:
     def __init__(self) -> None:
         self.there: set[int] = set()
         self.doubtful: set[int] = set()
+        self.versions: dict[int, int] = {}
         self.acknowledged = 0
 
     def heard(self, lines: list[str]) -> None:
@@ -135,11 +139,20 @@ class Oracle:
             number = int(word)
             if what in ("get", "sync"):
                 continue
+            if what == "replace":
+                # While it is under way either may be there, but one of them is.
+                self.versions.pop(number, None)
+                if state == "done":
+                    self.acknowledged += 1
+                    self.versions[number] = 1
+                continue
             if state == "begun":
                 under_way.add(number)
                 continue
             under_way.discard(number)
             self.acknowledged += 1
+            if what == "put" and number not in self.there:
+                self.versions[number] = 0
             (self.there.add if what == "put" else self.there.discard)(number)
         self.doubtful = under_way
 
@@ -159,8 +172,13 @@ class Oracle:
             if reason:
                 wrong.append(f"the file of frame {number} is damaged: {reason}")
             (nbytes,) = backend.get([key], [buffer], Deadline(30))
-            if nbytes is None or bytes(buffer[:nbytes]) != frame_bytes(number):
+            version = None if nbytes is None else version_of(number, bytes(buffer[:nbytes]))
+            if version is None:
                 wrong.append(f"frame {number} is not what was written")
+            elif number not in self.doubtful and self.versions.get(number, version) != version:
+                wrong.append(f"frame {number} is what was there before")
+            else:
+                self.versions[number] = version
         listed = dict(backend.scan())
         sizes = {bytes.fromhex(name): file.stat().st_size for name, file in files.items()}
         if listed != sizes or backend.usage() != (sum(sizes.values()), len(sizes)):

@@ -23,10 +23,11 @@ from lmcache_backend_local_disk.config import LocalDiskConfig
 from lmcache_backend_local_disk.frame_check import FrameCheck
 from lmcache_core.api import BackendContext, Deadline, PutStatus
 from lmcache_core.testing.material import aligned_buffer, sample_key
-from tests.disk.frames import LONGEST, frame_bytes, whole_frame
+from tests.disk.frames import LONGEST, version_of, whole_frame
 from tests.disk.power_loss import LosingCalls, PowerLoss
 
 FRAMES = 12
+DEEDS = ("put", "put", "put", "replace", "remove", "quarantine", "sync")
 MODES = ("always", "sync", "interval")
 MEMORY = Path("/dev/shm")
 
@@ -37,12 +38,15 @@ class Life:
     Attributes:
         durable: Numbers of frames that were said to be durable.
         doubtful: Those that were removed since, which may come back.
+        versions: By number, what has to be under it, of those that were
+            written in this life and are durable as soon as that is said.
         store_id: The name of the store, once the start was over.
     """
 
     def __init__(self, calls: LosingCalls, mode: str, rng: random.Random) -> None:
         self.durable: set[int] = set()
         self.there: set[int] = set()
+        self.versions: dict[int, int] = {}
         self.store_id: str | None = None
         self._mode = mode
         self._rng = rng
@@ -63,7 +67,7 @@ class Life:
             self.store_id = backend.store_id
             self.durable.update(self.there)
         for _ in range(rng.randrange(1, 40)):
-            getattr(self, rng.choice(("put", "put", "put", "remove", "quarantine", "sync")))()
+            getattr(self, rng.choice(DEEDS))()
 
     def put(self) -> None:
         numbers = self._rng.sample(range(FRAMES), self._rng.randrange(1, 4))
@@ -73,6 +77,17 @@ class Life:
         self.there.update(numbers)
         if self._mode == "always":
             self.durable.update(numbers)
+            stored = [n for n, s in zip(numbers, statuses, strict=True) if s is PutStatus.STORED]
+            self.versions.update(dict.fromkeys(stored, 0))
+
+    def replace(self) -> None:
+        number = self._rng.randrange(FRAMES)
+        self.versions.pop(number, None)  # It may be either, until it is done.
+        frame = whole_frame(number, 1)
+        (replaced,) = self._backend.replace([sample_key(number)], [frame], soon())
+        assert replaced is (number in self.there)
+        if replaced and self._mode == "always":
+            self.versions[number] = 1
 
     def remove(self) -> None:
         self._leave(lambda key: self._backend.remove([key], soon()))
@@ -93,6 +108,7 @@ class Life:
         number = self._rng.randrange(FRAMES)
         self.durable.discard(number)
         self.there.discard(number)
+        self.versions.pop(number, None)
         leave(sample_key(number))
 
     def stop(self) -> None:
@@ -122,7 +138,10 @@ def faults_after(base: Path, life: Life, mode: str) -> list[str]:
         key = sample_key(number)
         buffer = aligned_buffer(LONGEST + 4096)
         (nbytes,) = backend.get([key], [buffer], soon())
-        whole = nbytes is not None and bytes(buffer[:nbytes]) == frame_bytes(number)
+        version = None if nbytes is None else version_of(number, bytes(buffer[:nbytes]))
+        whole = version is not None
+        if whole and life.versions.get(number, version) != version:
+            wrong.append(f"frame {number} is what was there before")
         if number in life.durable and not whole:
             wrong.append(f"frame {number} was durable and is {'damaged' if nbytes else 'gone'}")
         if nbytes is not None and not whole:

@@ -24,6 +24,7 @@ INSTANCE = "the_instance"
 MEMORY = "LocalCPUBackend"
 LMCACHE = [sys.executable, "-c", "from lmcache_core.cli.main import main; main()"]
 START_SECONDS = 280
+EACH_ANEW = httpx.Limits(max_keepalive_connections=0)  # Servers are killed between two requests.
 WAIT_SECONDS = 30
 
 KV_BYTES_PER_TOKEN = 2 * 2 * 2 * 32 * 4
@@ -73,6 +74,9 @@ class Stack:
     controller_port: int = field(default_factory=free_port)
     monitor_port: int = field(default_factory=free_port)
     vllm_port: int = field(default_factory=free_port)
+    # One for all requests: each that is made reads the machine's certificates,
+    # which costs more than most requests do.
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(limits=EACH_ANEW))
 
     def __post_init__(self) -> None:
         programs = Path(sys.executable).parent
@@ -142,6 +146,7 @@ class Stack:
         until("the engine has registered", self.registered)
 
     def stop(self) -> None:
+        self.client.close()
         self.controller.stop()
         self.vllm.stop()
 
@@ -185,13 +190,13 @@ class Stack:
             **fields,
         }
         url = f"http://127.0.0.1:{self.vllm_port}/v1/completions"
-        answer = httpx.post(url, json=body, timeout=120)
+        answer = self.client.post(url, json=body, timeout=120)
         answer.raise_for_status()
         return answer.json()
 
     def cached_from(self) -> dict[str, float]:
         """Tokens that vLLM took from caches since its start, by source."""
-        text = httpx.get(f"http://127.0.0.1:{self.vllm_port}/metrics", timeout=30).text
+        text = self.client.get(f"http://127.0.0.1:{self.vllm_port}/metrics", timeout=30).text
         pattern = (
             r'vllm:prompt_tokens_cached_by_source_total\{[^}]*source="(\w+)"[^}]*\} ([\d.e+]+)'
         )
@@ -205,11 +210,11 @@ class Stack:
 
     def post(self, route: str, body: dict[str, Any], seconds: float = 30) -> httpx.Response:
         url = f"http://127.0.0.1:{self.controller_port}/{route}"
-        return httpx.post(url, json=body, timeout=seconds)
+        return self.client.post(url, json=body, timeout=seconds)
 
     def get(self, route: str) -> Any:
         url = f"http://127.0.0.1:{self.controller_port}/{route}"
-        answer = httpx.get(url, timeout=30)
+        answer = self.client.get(url, timeout=30)
         answer.raise_for_status()
         return answer.json()
 
@@ -221,7 +226,7 @@ class Stack:
         assert self.vllm.exit_code is None, self.vllm.last_lines(40)
         try:
             url = f"http://127.0.0.1:{self.vllm_port}/health"
-            return httpx.get(url, timeout=5).status_code == 200
+            return self.client.get(url, timeout=5).status_code == 200
         except httpx.HTTPError:
             return False
 

@@ -71,6 +71,11 @@ class Controller:
         await self.send(command)
         return await self.next(Reply)
 
+    async def next_reply(self, request_id):
+        while (reply := await self.next(Reply)).request_id != request_id:
+            pass
+        return reply
+
     def _apply(self, events):
         if self.sequence is not None:
             assert events.sequence == self.sequence + 1

@@ -13,6 +13,7 @@ from lmcache_core.engine.storage import tier as storage_tier
 from lmcache_core.errors import BackendError
 from lmcache_core.testing import DictStore
 from tests.engine.rig import CHUNK_TOKENS, FRAME_BYTES, Rig, storage_spec
+from tests.engine.test_kept_pins import report
 from tests.engine.test_pins import ask
 from tests.engine.test_storage_tier import LONG, Watched, below, flood, settle
 
@@ -73,6 +74,46 @@ def test_what_was_kept_and_is_above_a_lower_limit_goes_in_the_order_it_was_told(
         assert list(store.frames) == told[2:]
 
 
+@pytest.mark.parametrize("batch", [1, 3, 256])
+def test_a_frame_that_is_told_twice_counts_once(store, monkeypatch, batch):
+    monkeypatch.setattr(recovery, "BATCH_FRAMES", batch)
+
+    class Repeating(Kept):
+        def scan(self):
+            for frame in super().scan():
+                yield from (frame, frame)
+
+    backend = Repeating(store)
+    spec = storage_spec("dict", lambda _config, _context: backend, KEPT)
+    with Rig(chunks=8, storage=[spec]) as rig:
+        settle(rig)
+        assert (below(rig).entries, below(rig).used_bytes) == (4, 4 * FRAME_BYTES)
+        assert rig.engine.counters()["dict.recovered_frames"] == 4
+
+
+def test_what_was_taken_in_is_served_while_the_rest_is_still_being_told(store, monkeypatch):
+    monkeypatch.setattr(storage_tier, "RECOVER_SECONDS", 0)
+    monkeypatch.setattr(recovery, "BATCH_FRAMES", 2)
+    taken, gate = threading.Event(), threading.Event()
+
+    class Halting(Kept):
+        def scan(self):
+            for number, frame in enumerate(super().scan()):
+                if number == 2:
+                    taken.set()
+                    gate.wait(30)
+                yield frame
+
+    backend = Halting(store)
+    spec = storage_spec("dict", lambda _config, _context: backend, KEPT)
+    with Rig(chunks=8, storage=[spec]) as rig:
+        assert taken.wait(30)
+        try:
+            assert rig.serve(LONG) == 2 * CHUNK_TOKENS
+        finally:
+            gate.set()
+
+
 def test_frames_of_another_namespace_are_counted_and_evicted_and_never_served(store):
     for number, frame in enumerate(list(store.frames.values())):
         store.frames[bytes([number]) * 32] = frame
@@ -110,7 +151,7 @@ def test_a_store_that_takes_long_to_tell_does_not_hold_up_the_start(store, monke
         assert rig.hit(LONG) == 0
         gate.set()
         settle(rig)
-        assert rig.engine.tiers.pins.report("p").tokens_pinned == len(LONG)
+        assert report(rig).tokens_pinned == len(LONG)
         assert rig.serve(LONG) == len(LONG) - 1
 
 

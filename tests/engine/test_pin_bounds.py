@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lmcache_core.api.pins import OnMissing, PinState, Renew
+from lmcache_core.engine.pins.table import PINS_AT_ONCE
 from lmcache_core.errors import CapacityError, ConflictError
 from tests.engine.rig import CHUNK_TOKENS, Rig
 from tests.engine.test_pins import MEMORY, ask, flood
@@ -220,3 +221,25 @@ def test_a_flood_after_all_this_leaves_the_accounting_exact(rig):
     flood(rig)
     memory = rig.engine.tiers.memory
     assert memory.residents.used_bytes == memory._pool.used_bytes
+
+
+def test_alarms_that_come_too_early_are_looked_at_some_at_a_time(rig, monkeypatch):
+    pins = rig.engine.tiers.pins
+    now = 0.0
+    monkeypatch.setattr(pins, "_clock", lambda: now)
+    rig.serve(prompt(0))
+    names = [f"p{number}" for number in range(2 * PINS_AT_ONCE + 1)]
+    for version in (1, 2):
+        for name in names:
+            pins.pin(ask(prompt(0), name, ttl_seconds=10 * version, version=version))
+    now = 10.0
+    looks = 0
+    while pins.alarmed:
+        assert pins.expire() == []
+        looks += 1
+    assert looks == 3
+    now = 20.0
+    ended = []
+    while pins.alarmed:
+        ended += pins.expire()
+    assert sorted(ended) == sorted(names)

@@ -142,3 +142,14 @@ def test_a_policy_that_holds_nothing_is_given_held_keys_as_new_ones():
     assert residents.victim() == OTHER
     residents.discard(OTHER, evicted=True)
     assert residents.victim() == KEY
+
+
+def test_many_keys_at_once_count_and_go_in_their_order(residents):
+    residents.add_all({b"c" * 32: 3, b"d" * 32: 4})
+    assert (len(residents), residents.used_bytes) == (4, 37)
+    order = []
+    while (victim := residents.victim()) is not None:
+        order.append(victim[:1])
+        residents.discard(victim, evicted=True)
+    assert order == [b"a", b"b", b"c", b"d"]
+    assert residents.used_bytes == 0

@@ -103,9 +103,42 @@ def test_frames_from_before_a_serde_was_added_are_read(when):
         assert rig.serve(LONG) == len(LONG) - 1, "what authenticates is there"
 
 
+class Padding(Zlib):
+    def encode(self, key, payload):
+        return bytes(payload) + bytes(100)
+
+    def decode(self, key, stored, payload):
+        payload[:] = stored[:-100]
+
+
+def test_frames_that_were_made_longer_are_read_without_their_serde():
+    padding = serde_spec("padding", Padding)
+    store = kept("padding", offers=(padding,))
+    with rig_with(store, offers=(padding,)) as rig:
+        assert rig.serve(LONG) == len(LONG) - 1
+        settle(rig)
+        assert counters(rig)["missing_frames"] == counters(rig)["damaged_frames"] == 0
+        assert len(store.frames) == 4
+
+
+@pytest.mark.parametrize("after", [(), ("other",)])
+def test_frames_of_a_serde_that_is_installed_are_read_without_it(after):
+    store = kept("zlib")
+    old = dict(store.frames)
+    with rig_with(store, *after, offers=(ZLIB, serde_spec("other", Zlib))) as rig:
+        assert rig.serve(LONG) == len(LONG) - 1
+        settle(rig)
+        assert counters(rig)["foreign_frames"] == counters(rig)["damaged_frames"] == 0
+    assert store.frames == old
+    with rig_with(store, offers=()) as rig:
+        assert rig.serve(LONG) == 0, "nobody has it"
+        settle_reads(rig)
+        assert counters(rig)["foreign_frames"] > 0
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
-    [((), BOTH), (("zlib",), BOTH), (("zlib",), ()), (BOTH, ("zlib",)), (("signed", "zlib"), BOTH)],
+    [((), BOTH), (("zlib",), BOTH), (BOTH, ()), (BOTH, ("zlib",)), (("signed", "zlib"), BOTH)],
 )
 def test_frames_of_another_chain_are_misses_and_stored_anew(before, after):
     store = kept(*before)

@@ -127,6 +127,7 @@ def test_two_engines_that_compute_one_prompt_leave_one_whole_frame_of_each_chunk
     names = [one.begin(LONG), other.begin(LONG)]
     for rig, name in zip((one, other), names, strict=True):
         assert rig.wait_match(name, len(LONG)) == 0
+    for rig, name in zip((one, other), names, strict=True):
         tables = rig.tables_for(len(LONG))
         rig.compute(tables, LONG, rig.engine._requests[name].scope)
         job = rig.engine.plan_store(name, len(LONG), tables, final=True)

@@ -29,6 +29,7 @@ ALL = (
     | Capability.PROTECT
     | Capability.SCAN
     | Capability.USAGE
+    | Capability.REPLACE
 )
 PAGE = 4096
 
@@ -269,6 +270,11 @@ class KeepsTheBuffer(Good):
             self.cache.pop(key, None)
         return super().remove(keys, deadline)
 
+    def replace(self, keys: Keys, frames: Views, deadline: Deadline) -> list[bool]:
+        for key in keys:
+            self.cache.pop(key, None)
+        return super().replace(keys, frames, deadline)
+
 
 # stat
 
@@ -367,6 +373,11 @@ class WritesBehind(Good):
         with self.guard:
             self._flush()
             return super().remove(keys, deadline)
+
+    def replace(self, keys: Keys, frames: Views, deadline: Deadline) -> list[bool]:
+        with self.guard:
+            self._flush()
+            return super().replace(keys, frames, deadline)
 
     def protect(self, keys: Keys, protected: bool, deadline: Deadline) -> list[bool]:
         with self.guard:
@@ -635,6 +646,40 @@ class ForgetsTwice(Good):
         return there
 
 
+@broken("test_a_frame_takes_the_place_of_another")
+class KeepsTheLength(Good):
+    def replace(self, keys: Keys, frames: Views, deadline: Deadline) -> list[bool]:
+        old = [self.store.frames.get(key, b"") for key in keys]
+        cut = [frame[: len(was)] for frame, was in zip(frames, old, strict=True)]
+        return super().replace(keys, cut, deadline)
+
+
+@broken("test_no_frame_takes_the_place_of_none")
+class ReplacesNothing(Good):
+    def replace(self, keys: Keys, frames: Views, deadline: Deadline) -> list[bool]:
+        if len(keys) > 1:
+            self.put(keys, frames, deadline)
+        return super().replace(keys, frames, deadline)
+
+
+@broken("test_what_was_replaced_survives_reopening")
+class ReplacesForNow(Good):
+    def replace(self, keys: Keys, frames: Views, deadline: Deadline) -> list[bool]:
+        self.old = {key: self.store.frames[key] for key in keys if key in self.store.frames}
+        return super().replace(keys, frames, deadline)
+
+    def close(self) -> None:
+        self.store.frames.update(getattr(self, "old", {}))
+
+
+@broken("test_usage_counts_what_takes_the_place_of_another")
+class CountsBoth(Good):
+    def replace(self, keys: Keys, frames: Views, deadline: Deadline) -> list[bool]:
+        replaced = super().replace(keys, frames, deadline)
+        self.store.used_bytes += PAGE * replaced.count(True)
+        return replaced
+
+
 @broken("test_sync_leaves_frames_readable")
 class CannotSyncAFreshStore(Good):
     def sync(self, deadline: Deadline) -> None:
@@ -646,8 +691,19 @@ class CannotSyncAFreshStore(Good):
 
 @broken("test_frames_survive_reopening")
 class ForgetsAtTheEnd(Good):
+    """What was put; what has taken its place is somewhere else."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.elsewhere: set[Key] = set()
+
+    def replace(self, keys: Keys, frames: Views, deadline: Deadline) -> list[bool]:
+        self.elsewhere.update(keys)
+        return super().replace(keys, frames, deadline)
+
     def close(self) -> None:
-        self.store.frames.clear()
+        for key in self.store.frames.keys() - self.elsewhere:
+            del self.store.frames[key]
 
 
 @broken("test_removal_survives_reopening")

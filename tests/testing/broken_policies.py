@@ -275,7 +275,7 @@ class LosesAKeyInTheLongRun(Good):
 @broken("test_no_call_takes_longer_among_more_keys")
 class LooksAtEveryKey(Good):
     def touch(self, key):
-        sum(1 for _ in self.numbers)
+        max(self.numbers, default=None)
         super().touch(key)
 
 

@@ -7,13 +7,17 @@ from litestar import Controller
 from lmcache_core.controller.routes.classic import ClassicRoutes
 from lmcache_core.controller.routes.instances import InstanceRoutes
 from lmcache_core.controller.routes.jobs import JobRoutes
+from lmcache_core.controller.routes.moving import MoveRoutes
 from lmcache_core.controller.routes.pin_plan import PlanRoutes
 from lmcache_core.controller.routes.pins import PinRoutes
 from lmcache_core.controller.routes.plugins import PluginRoutes
+from lmcache_core.controller.routes.recoding import RecodeRoutes
 from lmcache_core.controller.routes.system import SystemRoutes
 
 ROUTES: list[type[Controller]] = [
     ClassicRoutes,
+    MoveRoutes,
+    RecodeRoutes,
     PinRoutes,
     PlanRoutes,
     JobRoutes,

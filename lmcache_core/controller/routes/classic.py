@@ -6,23 +6,18 @@ problem document. ``event_id`` names the operation for ``/check_finish``.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from typing import Any
-
 from litestar import Controller, get, post
 
 from lmcache_core.api.deadline import Deadline
-from lmcache_core.api.messages import ClearCommand, HealthCommand, MoveCommand, Reply
+from lmcache_core.api.messages import ClearCommand, HealthCommand
 from lmcache_core.controller import hosts
-from lmcache_core.controller.commands import CommandT
-from lmcache_core.controller.engine_record import EngineRecord
-from lmcache_core.controller.failures import EngineRefusedError, FieldError
-from lmcache_core.controller.jobs import Job, JobState
+from lmcache_core.controller.failures import FieldError
+from lmcache_core.controller.jobs import JobState
 from lmcache_core.controller.pin_row import PinContent, Place, classic_pin_id
 from lmcache_core.controller.plane import ControlPlane
 from lmcache_core.controller.problems import responses
 from lmcache_core.controller.routes import classic_bodies as bodies
+from lmcache_core.controller.routes.asking import accepted, ask_each
 from lmcache_core.controller.routes.pin_view import view
 from lmcache_core.controller.routes.prompted import tokens_of
 from lmcache_core.errors import UnknownNameError
@@ -105,7 +100,7 @@ class ClassicRoutes(Controller):
             deadline = plane.deadline(data.timeout_s)
             everything = data.is_empty
             tokens = b"" if everything else await tokens_of(plane, data, engines, deadline)
-            job.num_tokens = await _ask_each(
+            await ask_each(
                 plane,
                 job,
                 engines,
@@ -116,42 +111,7 @@ class ClassicRoutes(Controller):
                 scope=data.scope,
                 force=data.force,
             )
-        return bodies.Counted(job.event_id, job.num_tokens)
-
-    @post("/move", status_code=200, responses=WAITS)
-    async def move(self, plane: ControlPlane, data: bodies.MoveBody) -> bodies.Counted:
-        """Bring the chunks of some tokens from one tier of an instance to another."""
-        with plane.jobs.track("Move") as job:
-            (instance_id, location), (new_instance_id, target) = (
-                data.old_position,
-                data.new_position,
-            )
-            if instance_id != new_instance_id:
-                message = (
-                    f"new_position: {new_instance_id!r} is another instance than {instance_id!r}; "
-                    "chunks are moved between the tiers of one instance"
-                )
-                raise FieldError(message)
-            if location == target:
-                raise FieldError(f"new_position: {target!r} is the old position, too")
-            engines = plane.directory.live_members(instance_id)
-            for engine in engines:
-                engine.check_location(location)
-                engine.check_location(target)
-            deadline = plane.deadline(data.timeout_s)
-            job.num_tokens = await _ask_each(
-                plane,
-                job,
-                engines,
-                deadline,
-                MoveCommand,
-                location=location,
-                target=target,
-                tokens=await tokens_of(plane, data, engines, deadline),
-                scope=data.scope,
-                keep=data.should_copy,
-            )
-        return bodies.Counted(job.event_id, job.num_tokens)
+        return bodies.Counted(job.event_id, job.num_tokens or 0)
 
     @post("/health", status_code=200, responses=WAITS)
     async def health(self, plane: ControlPlane, data: bodies.HealthBody) -> bodies.HealthAnswer:
@@ -160,7 +120,7 @@ class ClassicRoutes(Controller):
             deadline = plane.deadline(data.timeout_s)
             codes: dict[str, int] = {}
             for engine in plane.directory.live_members(data.instance_id):
-                reply = _accepted(await plane.commands.ask(engine, deadline, HealthCommand))
+                reply = accepted(await plane.commands.ask(engine, deadline, HealthCommand))
                 for _ in range(engine.namespace.ranks):
                     codes[str(len(codes))] = reply.facts.get("unhealthy_tiers", 0)
         return bodies.HealthAnswer(job.event_id, codes)
@@ -172,7 +132,8 @@ class ClassicRoutes(Controller):
         """Say how far an operation is."""
         job = plane.jobs.get(data.event_id)
         if job.state is JobState.RUNNING:
-            return bodies.StatusAnswer(job.state.value, job.asked, job.answered)
+            far = (job.chunks, job.chunks_done) if job.chunks else ()
+            return bodies.StatusAnswer(job.state.value, job.asked, job.answered, *far)
         return bodies.StatusAnswer(job.state.value)
 
     @post("/query_instance", status_code=200, responses=ASKS)
@@ -278,29 +239,3 @@ def _pins(plane: ControlPlane, wanted: bodies.PinsBody) -> bodies.PinsAnswer:
             )
         ]
     return bodies.PinsAnswer(job.event_id, pins)
-
-
-async def _ask_each(
-    plane: ControlPlane,
-    job: Job,
-    engines: Sequence[EngineRecord],
-    deadline: Deadline,
-    kind: type[CommandT],
-    **fields: Any,  # noqa: ANN401 - the fields of the kind
-) -> int:
-    """Ask all ranks of an instance at once; return the tokens of their answers together."""
-    job.asked = len(engines)
-
-    async def ask(engine: EngineRecord) -> Reply:
-        reply = await plane.commands.ask(engine, deadline, kind, **fields)
-        job.answered += 1
-        return reply
-
-    replies = await asyncio.gather(*(ask(engine) for engine in engines))
-    return sum(_accepted(reply).num_tokens for reply in replies)
-
-
-def _accepted(reply: Reply) -> Reply:
-    if reply.error is not None:
-        raise EngineRefusedError(reply)
-    return reply

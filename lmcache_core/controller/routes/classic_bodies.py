@@ -64,12 +64,27 @@ class ClearBody(Prompted, frozen=True, kw_only=True):
 
 
 class MoveBody(Prompted, frozen=True, kw_only=True):
-    """Bring the chunks of some tokens from one tier of an instance to another."""
+    """Bring the chunks of some tokens to another tier, of the same instance or of another."""
 
     old_position: fields.Position
     new_position: fields.Position
     should_copy: bool = False
     timeout_s: fields.TimeoutSeconds | None = None
+
+
+class RecodeBody(Prompted, frozen=True, kw_only=True):
+    """Encode chunks of a storage tier: of some tokens, or all where none are named."""
+
+    instance_id: fields.InstanceId
+    method: fields.Method
+    location: fields.Location
+    tokens: list[fields.TokenId] | None = None
+    timeout_s: fields.TimeoutSeconds | None = None
+
+    @property
+    def means_all(self) -> bool:
+        """Whether it names no tokens; the incumbent's clients send an empty list then."""
+        return not self.tokens and self.prompt is None and self.messages is None
 
 
 class HealthBody(Body, frozen=True, kw_only=True):
@@ -107,6 +122,22 @@ class Counted(msgspec.Struct, frozen=True):
     num_tokens: int
 
 
+class Recoded(msgspec.Struct, frozen=True):
+    """How many tokens were encoded anew, and what became of the chunks that were meant.
+
+    Attributes:
+        event_id: The operation's name and a uuid.
+        num_tokens: Tokens whose chunks were encoded anew.
+        chunks: Number of chunks by what became of them.
+        saved_bytes: By how many bytes the tier has less; less than 0 where it has more.
+    """
+
+    event_id: str
+    num_tokens: int
+    chunks: dict[str, int]
+    saved_bytes: int
+
+
 class Layout(msgspec.Struct, frozen=True):
     """By instance, the location that holds most of a sequence, and how many tokens."""
 
@@ -135,11 +166,15 @@ class StatusAnswer(msgspec.Struct, frozen=True):
         status: ``running``, ``done``, ``failed`` or ``unknown``.
         asked: Engines that it waits for, while it is running.
         answered: Those of them that are done.
+        chunks: Chunks that they have found to be meant, while it is running.
+        chunks_done: Those of them that they are done with.
     """
 
     status: str
     asked: int | msgspec.UnsetType = msgspec.UNSET
     answered: int | msgspec.UnsetType = msgspec.UNSET
+    chunks: int | msgspec.UnsetType = msgspec.UNSET
+    chunks_done: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class InstanceAnswer(msgspec.Struct, frozen=True):

@@ -23,6 +23,15 @@ Location = Annotated[
     Meta(min_length=1, max_length=256, description="Name of a tier, for example LocalCPUBackend."),
 ]
 
+Method = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=259,
+        description="Name of a serde, for example zstd, or of several by comma, as they encode.",
+    ),
+]
+
 Position = Annotated[
     tuple[InstanceId, Location], Meta(description="An engine's id and the name of a tier.")
 ]

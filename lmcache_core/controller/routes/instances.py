@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import msgspec
-from litestar import Controller, get
+from litestar import Controller, get, post
 
 from lmcache_core.api.messages import TierStatus
 from lmcache_core.controller.engine_record import EngineRecord
+from lmcache_core.controller.failures import EngineAwayError
 from lmcache_core.controller.plane import ControlPlane
 from lmcache_core.controller.problems import responses
 from lmcache_core.keys import Namespace
@@ -25,6 +26,7 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
         tiers: Its tiers, from the top.
         counters: Its running totals.
         pins: Number of pins that have a place in it.
+        other_ledger: The ledger that its pins are in where that is not this controller's.
     """
 
     instance_id: str
@@ -43,6 +45,7 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     tiers: list[TierStatus]
     counters: dict[str, int]
     pins: int
+    other_ledger: str | None
 
 
 class InstanceList(msgspec.Struct, frozen=True):
@@ -67,6 +70,14 @@ class InstanceRoutes(Controller):
         """Show one engine."""
         return _view(plane, plane.directory.get(instance_id))
 
+    @post("/{instance_id:str}/adopt", status_code=202, responses=responses(404, 503))
+    async def adopt_instance(self, plane: ControlPlane, instance_id: str) -> InstanceView:
+        """Take over the pins of an engine whose pins are in another ledger."""
+        engine = plane.directory.live_members(instance_id)[0]
+        if not await plane.reception.adopt(engine):
+            raise EngineAwayError(instance_id, "cannot be sent to")
+        return _view(plane, engine)
+
 
 def _view(plane: ControlPlane, engine: EngineRecord) -> InstanceView:
     return InstanceView(
@@ -86,4 +97,5 @@ def _view(plane: ControlPlane, engine: EngineRecord) -> InstanceView:
         tiers=list(engine.tiers),
         counters=engine.counters,
         pins=len(plane.ledger.at(engine.instance_id)),
+        other_ledger=engine.other_ledger,
     )

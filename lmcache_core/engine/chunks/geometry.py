@@ -94,6 +94,11 @@ class Geometry:
         unit_bytes = self.payload_bytes(self.block_tokens)
         return max(0, nbytes - HEADER_BYTES) // unit_bytes * self.block_tokens
 
+    def may_be_raw(self, nbytes: int) -> bool:
+        """Whether some blocks have together just what a frame of some bytes has of payload."""
+        unit_bytes = math.gcd(*(group.block_bytes for group in self.groups))
+        return nbytes >= HEADER_BYTES and not (nbytes - HEADER_BYTES) % unit_bytes
+
     def frame_bytes(self, tokens: int, pages: Pages = None) -> int:
         """Bytes of a chunk's frame: header page and payload."""
         return HEADER_BYTES + self.payload_bytes(tokens, pages)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from lmcache_core.api import EvictionPolicy
 from lmcache_core.keys import Key
@@ -24,6 +24,7 @@ class Residents:
         used_bytes: Bytes of all keys.
         pinned_bytes: Bytes of the keys that carry a mark, each counted once.
         reserved_bytes: Bytes that pins keep for chunks still to come.
+        record_bytes: Bytes in the tier's store that are no chunk's.
         pin_limit_bytes: What marks and reservations may take together.
     """
 
@@ -32,6 +33,7 @@ class Residents:
         self.used_bytes = 0
         self.pinned_bytes = 0
         self.reserved_bytes = 0
+        self.record_bytes = 0
         self.pin_limit_bytes = capacity_bytes
         self._policy = policy
         self._sizes: dict[Key, int] = {}
@@ -68,6 +70,18 @@ class Residents:
         self.used_bytes += nbytes
         self._policy.admit(key)
 
+    def add_all(self, sizes: Mapping[Key, int]) -> None:
+        """Take keys that are not there, in their order.
+
+        Args:
+            sizes: Bytes of each.
+        """
+        self._sizes.update(sizes)
+        self.used_bytes += sum(sizes.values())
+        admit = self._policy.admit
+        for key in sizes:
+            admit(key)
+
     def discard(self, key: Key, *, evicted: bool = False) -> frozenset[str]:
         """Let a key go; return the marks it carried.
 
@@ -90,6 +104,14 @@ class Residents:
             return frozenset()
         self.pinned_bytes -= nbytes
         return frozenset(marks)
+
+    def resize(self, key: Key, nbytes: int) -> None:
+        """Give a key that is there other bytes; its marks and its place in the order stay."""
+        change = nbytes - self._sizes[key]
+        self._sizes[key] = nbytes
+        self.used_bytes += change
+        if key in self._marks:
+            self.pinned_bytes += change
 
     def may_pin(self, nbytes: int) -> bool:
         """Whether pins may take so many bytes more; always where they take none."""

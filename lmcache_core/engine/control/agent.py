@@ -32,6 +32,8 @@ from lmcache_core.api.transport import EngineLink
 from lmcache_core.engine.cache.engine import CacheEngine
 from lmcache_core.engine.chunks.events import Event
 from lmcache_core.engine.control.commands import CommandRunner
+from lmcache_core.engine.control.held_replies import HeldReplies
+from lmcache_core.engine.control.progress import ProgressTeller
 from lmcache_core.engine.control.request_pins import RequestPins
 from lmcache_core.engine.pins.table import PINS_AT_ONCE
 from lmcache_core.keys import Key
@@ -104,7 +106,11 @@ class ControlAgent:
         self._pin_changed = pin_changed
         self._clock = clock
         self._runner = CommandRunner(engine, instance_id, self._incarnation)
+        self._progress = ProgressTeller(link.send, instance_id, self._incarnation)
         self._waiting: list[Waiting] = []
+        tiers = engine.tiers
+        self._held = HeldReplies(tiers, tiers.keeping, link.wake) if tiers.keeping.keeps else None
+        self._recovered = tiers.recovered
         self._sequence = 0
         self._welcomed = False
         self._namespace = engine.tiers.namespace
@@ -119,6 +125,8 @@ class ControlAgent:
         """Start the thread; the engine tells it when stores are done."""
         self._engine.tiers.events.enable()
         self._engine.settled = self._wake_if_waiting
+        if self._held is not None:
+            self._engine.tiers.keeping.carried_out = self._held.note
         self._thread.start()
 
     def close(self) -> None:
@@ -127,6 +135,7 @@ class ControlAgent:
             return
         self._stopping.set()
         self._engine.settled = None
+        self._engine.tiers.keeping.carried_out = lambda: None
         self._link.wake()
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
@@ -145,6 +154,8 @@ class ControlAgent:
                 try:
                     if message is not None:
                         self._take(message)
+                    if self._held is not None and self._held.due:
+                        self._answer_held()
                     if isinstance(message, Command) and self._clock() < next_tick:
                         continue  # Many commands are not each followed by a look at all else.
                     self._tick()
@@ -163,6 +174,8 @@ class ControlAgent:
     def _tick(self) -> None:
         now = self._clock()
         self._answer_waiting()
+        self._answer_held()
+        self._tell_of_restored()
         if self._request_pins is not None and self._request_pins.settle():
             self._next_heartbeat = min(self._next_heartbeat, now + PINS_TOLD_SECONDS)
         self._expire_pins()
@@ -200,6 +213,7 @@ class ControlAgent:
             self._note_adopted(message)
         elif isinstance(message, Welcome):
             self._welcomed = True
+            self._runner.bond.welcome(message)
             self._retry_seconds = FIRST_RETRY_SECONDS
             self._next_heartbeat = self._clock() + self._heartbeat_seconds
             if message.want_snapshot:
@@ -230,6 +244,21 @@ class ControlAgent:
             else:
                 still.append(waiting)
         self._waiting = still
+        commands = (waiting.command for waiting in still)
+        progress = {one.request_id: self._runner.progress(one) for one in commands}
+        self._progress.tell({name: far for name, far in progress.items() if far is not None})
+
+    def _answer_held(self) -> None:
+        if self._held is not None:
+            for command, reply in self._held.take():
+                self._send_reply(command, reply)
+
+    def _tell_of_restored(self) -> None:
+        if not self._recovered and self._engine.tiers.recovered:
+            # Who has registered it meanwhile is to hear of its pins, and of their ledger.
+            self._recovered = True
+            self._leave()
+            self._next_register = 0.0
 
     def _answer(self, command: Command) -> None:
         with bound(request_id=command.http_request_id):
@@ -239,7 +268,9 @@ class ControlAgent:
             while self._snapshot is not None:
                 self._send_snapshot_part()
             self._send_events()
-        self._send_reply(command, reply)
+        now = reply if self._held is None else self._held.hold(command, reply)
+        if now is not None:
+            self._send_reply(command, now)
         if self._engine.tiers.pins.has_changed:
             # The next heartbeat carries the pins that this has changed.
             self._next_heartbeat = min(self._next_heartbeat, self._clock() + PINS_TOLD_SECONDS)
@@ -273,6 +304,7 @@ class ControlAgent:
                 serving_url=self._serving_url,
                 version=__version__,
                 heartbeat_seconds=self._heartbeat_seconds,
+                ledger_id=self._runner.bond.serves,
             )
         )
         # Jitter keeps a fleet from knocking in step after a controller's restart.
@@ -322,9 +354,9 @@ class ControlAgent:
         tiers = self._engine.tiers
         while True:
             with tiers.lock:
+                if not tiers.pins.alarmed:
+                    return
                 ended = tiers.pins.expire()
-            if not ended:
-                return
             for pin_id in ended:
                 log.info("pin.expired", pin_id=pin_id)
 

@@ -15,14 +15,19 @@ from lmcache_core.api.messages import (
     MoveCommand,
     PinCommand,
     PlanCommand,
+    RecodeCommand,
     Reply,
     SettleCommand,
     UnpinCommand,
 )
-from lmcache_core.api.pins import PinReport
+from lmcache_core.api.pins import PinReport, PinRequest
 from lmcache_core.engine.cache.engine import CacheEngine
+from lmcache_core.engine.chunks.piece import Pieces
 from lmcache_core.engine.control.descent import Descent
+from lmcache_core.engine.control.ledger_bond import LedgerBond
 from lmcache_core.engine.control.moving import Move
+from lmcache_core.engine.control.recoding import Recoding
+from lmcache_core.engine.storage.tier import StorageTier
 from lmcache_core.errors import (
     CapacityError,
     ConflictError,
@@ -46,13 +51,18 @@ class CommandRunner:
         engine: The engine.
         instance_id: Its id, for replies.
         incarnation: Its start time, for replies.
+
+    Attributes:
+        bond: Which ledger the engine serves.
     """
 
     def __init__(self, engine: CacheEngine, instance_id: str, incarnation: int) -> None:
         self._engine = engine
         self._instance_id = instance_id
         self._incarnation = incarnation
+        self.bond = LedgerBond(engine.tiers)
         self._moves: dict[str, Move] = {}
+        self._recodings: dict[str, Recoding] = {}
         self._descents: dict[str, Descent] = {}
 
     def must_wait(self, command: Command) -> bool:
@@ -65,12 +75,34 @@ class CommandRunner:
                 return not self._move_of(command).advance()
             except LMCacheError:
                 return False  # The answer says why.
+        if isinstance(command, RecodeCommand):
+            begun = command.request_id in self._recodings
+            if not begun and self._engine.stores_open_for(command.tokens, command.scope):
+                return True
+            try:
+                return not self._recoding_of(command).advance()
+            except LMCacheError:
+                return False  # The answer says why.
         if isinstance(command, PinCommand):
-            pin = command.pin
-            return self._engine.stores_open_for(pin.tokens, pin.scope) or self._descends(command)
+            return self._stores_open_for(command.pin) or self._descends(command)
         if isinstance(command, SettleCommand):
             return self._engine.stores_open_for(command.tokens, command.scope)
         return False
+
+    def _stores_open_for(self, pin: PinRequest) -> bool:
+        """Whether stores are under way that a pin could hold more by."""
+        engine = self._engine
+        if not engine.open_jobs:
+            return False
+        with engine.tiers.lock:
+            if engine.tiers.pins.holds(pin):
+                return False
+        return engine.stores_open_for(pin.tokens, pin.scope)
+
+    def progress(self, command: Command) -> tuple[int, int] | None:
+        """Chunks that one which takes its time is done with, and of how many; None of others."""
+        under_way = self._moves.get(command.request_id) or self._recodings.get(command.request_id)
+        return None if under_way is None else (under_way.done, under_way.total)
 
     def run(self, command: Command) -> Reply:
         """Carry a command out; every failure is a reply."""
@@ -86,6 +118,7 @@ class CommandRunner:
 
     def _try(self, command: Command) -> Reply:
         try:
+            self.bond.check(command)
             return self._run(command)
         except UnknownNameError as error:
             return self._reply(command, error="unknown_location", detail=str(error))
@@ -131,6 +164,8 @@ class CommandRunner:
             return self._reply(command, num_tokens=self._clear(command))
         if isinstance(command, MoveCommand):
             return self._end_move(command)
+        if isinstance(command, RecodeCommand):
+            return self._end_recoding(command)
         if isinstance(command, SettleCommand):
             covered = tiers.covered(command.tokens, command.scope)
             # To the token where one tier has it all, else to the chunk.
@@ -180,6 +215,7 @@ class CommandRunner:
                 command.target,
                 tiers.chain_of(command.tokens, command.scope),
                 keep=command.keep,
+                refuse_pinned=command.refuse_pinned,
                 name=command.request_id,
                 progressed=self._engine.note_progress,
             )
@@ -199,6 +235,46 @@ class CommandRunner:
             "time; ask again for the rest",
             facts={"moved_tokens": move.moved_tokens, "asked_tokens": move.tokens},
         )
+
+    def _recoding_of(self, command: RecodeCommand) -> Recoding:
+        """What a command to encode chunks anew has begun, or begins now."""
+        recoding = self._recodings.get(command.request_id)
+        if recoding is None:
+            tiers = self._engine.tiers
+            tier = tiers.tier(command.location)
+            if not isinstance(tier, StorageTier):
+                message = (
+                    f"{tier.name} is host memory, whose chunks are raw so that workers can copy "
+                    f"them; chunks are encoded in a storage tier: "
+                    f"{', '.join(below.name for below in tiers.storage) or 'there is none here'}"
+                )
+                raise ConflictError(message)
+            recast = tier.recoder.recast(command.serdes, undo=command.undo)
+            chain = tiers.chain_of(command.tokens, command.scope)
+            recoding = self._recodings[command.request_id] = Recoding(
+                tiers,
+                tier,
+                Pieces(chain, command.tokens).keys if command.tokens else tiers.keys(tier.name),
+                recast,
+                progressed=self._engine.note_progress,
+            )
+        return recoding
+
+    def _end_recoding(self, command: RecodeCommand) -> Reply:
+        recoding = self._recoding_of(command)
+        del self._recodings[command.request_id]
+        recoding.end()
+        tokens, facts = recoding.tokens, recoding.facts
+        if recoding.finished and not recoding.failed:
+            return self._reply(command, num_tokens=tokens, facts=facts)
+        how = f"{tokens} tokens of {command.location} were encoded anew"
+        if recoding.finished:
+            detail = f"{how}, and {recoding.failed} chunks failed; the engine's log says how"
+            return self._reply(
+                command, error="internal", detail=detail, facts=facts, num_tokens=tokens
+            )
+        detail = f"{how} in time; ask again for the rest"
+        return self._reply(command, error="deadline", detail=detail, facts=facts, num_tokens=tokens)
 
     def _chain_keys(self, location: str, token_bytes: bytes, scope: Scope) -> list[Key]:
         tiers = self._engine.tiers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from lmcache_core.engine.cache.promotion import reserve
 from lmcache_core.engine.chunks.entry import Entry
@@ -30,16 +30,19 @@ class Move:
         target: Name of the new tier.
         chain: The sequence.
         keep: Whether the old tier keeps what it has.
+        refuse_pinned: Whether it is refused where chunks are pinned in the old
+            tier; it always is where that does not keep them.
         name: Names the leases.
         progressed: Called, with the engine's lock held, when it can go on.
 
     Attributes:
         tokens: Tokens of the sequence that the old tier had, from the first on.
         moved_tokens: Those of them, from the first on, that are in the new tier.
+        done: Chunks that are in the new tier.
+        total: Chunks that the old tier had, once it is known.
 
     Raises:
         UnknownNameError: There is no tier of a name.
-        ConflictError: It would take pinned chunks out of the old tier.
     """
 
     def __init__(
@@ -50,23 +53,28 @@ class Move:
         chain: KeyChain,
         *,
         keep: bool,
+        refuse_pinned: bool = False,
         name: str,
         progressed: Callable[[], None],
     ) -> None:
         self._tiers = tiers
         self._source = tiers.tier(source)
         self._target = tiers.tier(target)
-        self._keeps = keep
+        self._keeps = keep or self._source is self._target
         self._owner = f"move:{name}"
         self._progressed = progressed
+        ends = dict.fromkeys((self._source, self._target))
+        self._shared = [end for end in ends if isinstance(end, StorageTier) and end.shared]
+        self._refuses_pinned = refuse_pinned or not keep
         self._under_way = 0
         self._ended = False
         self._moved: set[int] = set()
+        self._chain: KeyChain | None = chain
+        self._pieces: deque[Piece] = deque()
+        self._sizes: list[int] = []
+        self.tokens = 0
         with tiers.lock:
-            self._pieces = deque(self._held(chain))
-            self._sizes = [len(piece.token_bytes) // TOKEN_BYTES for piece in self._pieces]
-            self.tokens = sum(self._sizes)
-            self._refuse_pinned()
+            self._asking = sum(self._ask(chain, tier) for tier in self._shared)
 
     @property
     def moved_tokens(self) -> int:
@@ -78,9 +86,29 @@ class Move:
             total += tokens
         return total
 
+    @property
+    def done(self) -> int:
+        """See above."""
+        return len(self._moved)
+
+    @property
+    def total(self) -> int:
+        """See above."""
+        return len(self._sizes)
+
     def advance(self) -> bool:
-        """Begin with chunks as far as that is due; True when nothing is left to do."""
+        """Begin with chunks as far as that is due; True when nothing is left to do.
+
+        Raises:
+            ConflictError: It, or what is to follow it, would take pinned
+                chunks out of the old tier.
+        """
         with self._tiers.lock:
+            if self._asking:
+                return False
+            if self._chain is not None:
+                self._take(self._chain)
+                self._chain = None
             while self._pieces and not self._ended and self._under_way < CHUNKS_AT_ONCE:
                 self._under_way += 1
                 self._begin(self._pieces.popleft())
@@ -90,6 +118,27 @@ class Move:
         """Begin with no more chunks; those under way are moved or let go behind."""
         self._ended = True
 
+    def _ask(self, chain: KeyChain, tier: StorageTier) -> bool:
+        """Have a tier look for what others may have put into its store, or taken away."""
+
+        def answered() -> None:
+            self._asking -= 1
+            self._progressed()
+
+        keys = Pieces(chain, chain.all_bytes()).keys
+        return bool(keys) and tier.breaker.allows() and tier.ask(keys, answered)
+
+    def _take(self, chain: KeyChain) -> None:
+        """Take up what the old tier has, unless it may not go."""
+        if not all(tier.breaker.healthy for tier in self._shared):
+            return  # What is known of its store may not be so.
+        pieces = deque(self._held(chain))
+        if self._refuses_pinned:
+            self._refuse_pinned(pieces)
+        self._pieces = pieces
+        self._sizes = [len(piece.token_bytes) // TOKEN_BYTES for piece in pieces]
+        self.tokens = sum(self._sizes)
+
     def _held(self, chain: KeyChain) -> Iterator[Piece]:
         """The pieces of the sequence that the old tier has, from the first on."""
         for piece in Pieces(chain, chain.all_bytes()):
@@ -97,10 +146,10 @@ class Move:
                 return
             yield piece
 
-    def _refuse_pinned(self) -> None:
+    def _refuse_pinned(self, pieces: Iterable[Piece]) -> None:
         residents = self._source.residents
-        pins = set().union(*(residents.marks(piece.key) for piece in self._pieces))
-        if pins and not self._keeps:
+        pins = set().union(*(residents.marks(piece.key) for piece in pieces))
+        if pins:
             message = (
                 f"chunks of these tokens are pinned in {self._source.name} by "
                 f"{', '.join(sorted(pins)[:3])}{' and others' if len(pins) > 3 else ''}; "
@@ -109,6 +158,12 @@ class Move:
             raise ConflictError(message)
 
     def _begin(self, piece: Piece) -> None:
+        # Where pages can be missing, the old tier may have some that the new one has not.
+        if piece.key in self._target.residents and (
+            self._source is self._target or not self._tiers.geometry.windowed
+        ):
+            self._finish(piece)
+            return
         entry = self._tiers.memory.index.get(piece.key)
         if entry is not None:
             self._tiers.memory.lease(entry, self._owner)

@@ -49,6 +49,21 @@ class BackendCalls:
             message = f"{self._tier}.open raised {type(error).__name__}: {error}"
             raise BackendError(message) from error
 
+    def store_id(self) -> str:
+        """The store's name.
+
+        Raises:
+            BackendError: It tells none.
+        """
+        try:
+            name = self._backend.store_id
+        except Exception as error:
+            message = f"{self._tier}.store_id raised {type(error).__name__}: {error}"
+            raise BackendError(message) from error
+        if not isinstance(name, str):
+            raise BackendError(f"{self._tier}.store_id is {name!r}, which is no text")
+        return name
+
     def stat(self, keys: Sequence[Key]) -> list[int | None]:
         """Lengths of frames."""
         return self._ask("stat", lambda within: self._backend.stat(keys, within), keys)
@@ -60,6 +75,13 @@ class BackendCalls:
         )
         return status
 
+    def replace(self, key: Key, frame: memoryview) -> bool:
+        """Store one frame in the place of another."""
+        (replaced,) = self._ask(
+            "replace", lambda within: self._backend.replace([key], [frame], within), [key]
+        )
+        return replaced is True
+
     def get(self, keys: Sequence[Key], frames: Sequence[memoryview]) -> list[int | None]:
         """Read frames."""
         return self._ask("get", lambda within: self._backend.get(keys, frames, within), keys)
@@ -67,6 +89,15 @@ class BackendCalls:
     def remove(self, keys: Sequence[Key]) -> list[bool]:
         """Remove frames."""
         return self._ask("remove", lambda within: self._backend.remove(keys, within), keys)
+
+    def sync(self) -> None:
+        """Make all that was put durable."""
+
+        def call(within: Deadline) -> list[None]:
+            self._backend.sync(within)
+            return []
+
+        self._ask("sync", call, ())
 
     def quarantine(self, keys: Sequence[Key], reasons: Sequence[str]) -> list[bool]:
         """Take damaged frames out of the way."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lmcache_core.engine.frames.calls import BackendCalls
+from lmcache_core.engine.frames.decoder import Decoder
 from lmcache_core.engine.frames.reading import Read, Verdict
 from lmcache_core.engine.frames.sealer import Sealing
 
@@ -16,6 +17,10 @@ class FrameForm(Protocol):
     @property
     def encoded(self) -> bool:
         """Whether the length of a stored frame tells nothing of its chunk."""
+
+    @property
+    def decoder(self) -> Decoder:
+        """Decodes a frame that was stored in any form."""
 
     def longest(self, read: Read) -> int:
         """Length above which a stored frame cannot be what is to be read."""

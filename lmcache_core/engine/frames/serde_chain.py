@@ -11,9 +11,6 @@ from lmcache_core.api import KVSpec, Serde
 from lmcache_core.engine.frames.encoding import MAX_WORD, WORD, Stage
 from lmcache_core.errors import ConfigError, LMCacheError, SerdeError
 from lmcache_core.keys import Key
-from lmcache_core.log import get_logger
-
-log = get_logger(__name__)
 
 MAX_SERDES = 4
 """A header has room for what they say of themselves beside the largest page map."""
@@ -42,7 +39,7 @@ class SerdeChain:
     Whatever a stranger's code does wrong is a SerdeError.
 
     Args:
-        links: The serdes, in the order of encoding, at least one.
+        links: The serdes, in the order of encoding; none for raw payloads.
 
     Raises:
         ConfigError: They are too many, one is there twice, or a header
@@ -68,6 +65,16 @@ class SerdeChain:
     def __len__(self) -> int:
         """Number of serdes."""
         return len(self._links)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the serdes, in the order of encoding."""
+        return tuple(self._names)
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether any of them does."""
+        return any(link.authenticates for link in self._links)
 
     def accept(self, spec: KVSpec) -> None:
         """Let each look at what it will encode.
@@ -155,15 +162,6 @@ class SerdeChain:
             with _faults_of(name, "decode"):
                 serdes[name].decode(key, data, target)
             data = target
-
-    def close(self) -> None:
-        """Close the serdes."""
-        for link in self._links:
-            try:
-                link.serde.close()
-            except Exception:
-                # What comes after it has to be closed all the same.
-                log.exception("serde.close_failed", serde=link.name)
 
 
 @contextmanager

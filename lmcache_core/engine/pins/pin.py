@@ -28,6 +28,7 @@ class Pin:
         charge: Bytes its owner is charged, as when it was asked for.
         lost: Numbers of the pieces that it held, has lost and waits for.
         awaits: Whether all pieces that are missing are marked when they come.
+        settled: Whether it and what it holds are as durable as its tier is.
     """
 
     __slots__ = (
@@ -40,6 +41,7 @@ class Pin:
         "lost",
         "pieces",
         "request",
+        "settled",
     )
 
     def __init__(
@@ -58,6 +60,7 @@ class Pin:
         self.charge = 0
         self.lost: set[int] = set()
         self.awaits = request.on_missing is OnMissing.RESERVE
+        self.settled = True
 
     @property
     def tokens_asked(self) -> int:
@@ -67,7 +70,7 @@ class Pin:
     @property
     def tokens_pinned(self) -> int:
         """Length of its prefix whose bytes stay and may be a hit."""
-        tokens = self._prefix(self.covers)
+        tokens = self.tokens_asked if self._whole else self._prefix(self.covers)
         if self._usable is None or not tokens:
             return tokens
         size = self.pieces.tokens(0)
@@ -100,6 +103,14 @@ class Pin:
             if self._covered(number) < self.pieces.tokens(number)
         ]
 
+    @property
+    def _whole(self) -> bool:
+        """Whether all is covered, as of most pins, told without a look at each piece."""
+        covers = self.covers
+        return len(covers) == len(self.pieces) and self.tokens_asked == sum(
+            [tokens for _, tokens in covers.values()]
+        )
+
     def _covered(self, number: int) -> int:
         cover = self.covers.get(number)
         return 0 if cover is None else cover.tokens
@@ -130,13 +141,16 @@ class Pin:
             reserved_bytes: Bytes kept free for it.
         """
         covered, asked = self.tokens_pinned, self.tokens_asked
-        pinned = covered if holds else 0
+        pinned = covered if holds and self.settled else 0
         reason = ""
         if pinned == asked:
             state = PinState.ACTIVE
         elif covered and not holds:
             state = PinState.PARTIAL
             reason = f"best effort: {covered} tokens are there and the store may drop them"
+        elif not self.settled:
+            state = PinState.PENDING
+            reason = f"{covered} tokens are marked, which are not known to be durable yet"
         elif self.lost:
             state, reason = PinState.DEGRADED, "part of it was lost and is reserved again"
         elif self.awaits and pinned == 0:

@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
-from sortedcontainers import SortedList
 
 from lmcache_core.api.pins import OnMissing, PinCost, PinReport, PinRequest, Renew
 from lmcache_core.engine.chunks.entry import Entry
 from lmcache_core.engine.chunks.piece import Cover, Piece, Pieces
 from lmcache_core.engine.chunks.residents import Residents
+from lmcache_core.engine.pins.alarms import Alarms
+from lmcache_core.engine.pins.keeping import PinKeeping
 from lmcache_core.engine.pins.pin import Pin
 from lmcache_core.engine.pins.reservations import Reservations
 from lmcache_core.errors import CapacityError, ConflictError, NotCachedError, UnknownNameError
-from lmcache_core.keys import Key, KeyChain, Scope
+from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, Scope
 
 MAX_TOMBSTONES = 4096
 """Released pins whose version is remembered, so that a late command cannot revive one."""
@@ -69,6 +70,9 @@ class PinTable:
             for no bound.
         own_quotas: Bounds of owners that have one of their own.
         clock: Monotonic seconds.
+
+    Attributes:
+        keeping: Keeps pins with the durable tiers; None where there is none.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class PinTable:
         self._quota = owner_quota_bytes
         self._own_quotas = own_quotas or {}
         self._clock = clock
+        self.keeping: PinKeeping | None = None
         self._pins: dict[str, Pin] = {}
         self._tombstones: OrderedDict[str, int] = OrderedDict()
         self._reservations = {
@@ -99,8 +104,7 @@ class PinTable:
         self._charged: dict[str, int] = {}
         self._changed: set[str] = set()
         self._renewing: set[str] = set()
-        # One a pin, however often it is renewed.
-        self._alarms: SortedList[tuple[float, str]] = SortedList()
+        self._alarms = Alarms()
 
     def __len__(self) -> int:
         """Number of pins."""
@@ -126,6 +130,7 @@ class PinTable:
         self._check_version(request, old)
         if old is not None and old.held_as(request):
             self._renew(old, request)
+            self._keep(old)
             return self._report(old)
         new = self._made(request, tier)
         if request.on_missing is OnMissing.FAIL and new.tokens_pinned < new.tokens_asked:
@@ -136,7 +141,54 @@ class PinTable:
             self._unmark(old, keep=new)
             self._take_out(old)
         self._put_in(new)
+        self._keep(new)
         return self._report(new)
+
+    def holds(self, request: PinRequest) -> bool:
+        """Whether a pin holds all that is asked for, so that asking renews it."""
+        pin = self._pins.get(request.pin_id)
+        return pin is not None and pin.held_as(request)
+
+    def restore(
+        self, request: PinRequest, *, left_seconds: float | None, wanted_tokens: int
+    ) -> Pin | None:
+        """Make a pin from its record; it waits for what it held before and is not there.
+
+        Args:
+            request: As it was asked for.
+            left_seconds: How long it lives; None for no end.
+            wanted_tokens: Length of the prefix that it held or waited for.
+
+        Returns:
+            The pin; None where the same or a higher version is known.
+
+        Raises:
+            UnknownNameError: No tier of that name.
+            CapacityError: It does not fit.
+        """
+        tier = self._tiers.get(request.location)
+        if tier is None:
+            raise UnknownNameError("location", request.location, self._tiers)
+        old = self._pins.get(request.pin_id)
+        known = old.request.version if old else self._tombstones.get(request.pin_id, -1)
+        if known >= request.version:
+            return None
+        wanted = request.tokens[: wanted_tokens * TOKEN_BYTES]
+        chain = self._chain_of(wanted, request.scope)
+        due = None if left_seconds is None else self._clock() + left_seconds
+        pin = Pin(request, Pieces(chain, wanted), due, tier.usable)
+        pin.covers = dict(enumerate(tier.covers(chain)))
+        pin.awaits = True
+        if pin.covers:
+            pin.lost = {piece.number for piece in pin.missing()}
+        pin.charge = self._check_room(pin, old, tier)
+        if old is not None:
+            self._unmark(old, keep=None)
+            self._take_out(old)
+        self._mark(pin)
+        self._put_in(pin)
+        self._changed.add(request.pin_id)
+        return pin
 
     def plan(self, request: PinRequest) -> PinCost:
         """What a pin would cost; nothing is changed.
@@ -159,11 +211,12 @@ class PinTable:
     def _renew(self, pin: Pin, request: PinRequest) -> None:
         """Give a pin that holds all it covers another time, order of renewal or label."""
         # Its marks, room and charge are what they would be if it were made anew.
-        self._take_out(pin)
         pin.request = request
         pin.due = self._due(request)
         pin.awaits = request.on_missing is OnMissing.RESERVE
-        self._put_in(pin)
+        self._note_renewing(request)
+        self._alarms.set(pin)
+        self._changed.discard(request.pin_id)
 
     def unpin(self, pin_id: str, version: int) -> int:
         """Release a pin; return the tokens that were pinned, 0 where it is not held.
@@ -180,17 +233,25 @@ class PinTable:
             self._tombstones.popitem(last=False)
         return 0 if pin is None else self._end(pin)
 
+    @property
+    def alarmed(self) -> bool:
+        """Whether some pin's time is to be looked at."""
+        return self._alarms.first(self._clock()) is not None
+
     def expire(self) -> list[str]:
-        """End pins whose time is up, some at a time; return their ids, none when all are done."""
+        """Look at some pins that are to be looked at; return the ids of those that have ended."""
         now = self._clock()
         ended: list[str] = []
-        while self._alarms and self._alarms[0][0] <= now and len(ended) < PINS_AT_ONCE:
-            pin = self._pins[self._alarms[0][1]]
+        for _ in range(PINS_AT_ONCE):
+            pin_id = self._alarms.first(now)
+            if pin_id is None:
+                break
+            pin = self._pins[pin_id]
             if pin.due != pin.alarm:
-                self._set_alarm(pin, pin.due)  # A hit has renewed it since.
+                self._alarms.set_anew(pin)  # It has been renewed since.
                 continue
             self._end(pin)
-            ended.append(pin.request.pin_id)
+            ended.append(pin_id)
         return ended
 
     def rebase(self) -> None:
@@ -244,6 +305,8 @@ class PinTable:
         if before is not None and before.key != key:
             residents.unmark(before.key, pin_id)
         self._changed.add(pin_id)
+        if self.keeping is not None and len(pin.covers) >= len(pin.pieces):
+            self.keeping.covered(pin)
 
     def note_moved(self, location: str, old: Key, new: Key, marks: Iterable[str]) -> None:
         """A longer chunk has taken the place of a marked one."""
@@ -274,6 +337,8 @@ class PinTable:
             pin.due = self._due(pin.request)
             # The ledger keeps deadlines too and must not end it meanwhile.
             self._changed.add(pin_id)
+            if self.keeping is not None and pin.request.ttl_seconds is not None:
+                self.keeping.renewed(pin, pin.request.ttl_seconds)
 
     def report(self, pin_id: str) -> PinReport | None:
         """The report of one pin, or None."""
@@ -375,29 +440,27 @@ class PinTable:
         request = pin.request
         self._pins[request.pin_id] = pin
         self._charge(request.owner, pin.charge)
-        if request.renew is Renew.ON_HIT and request.ttl_seconds is not None:
-            self._renewing.add(request.pin_id)
-        self._set_alarm(pin, pin.due)
+        self._note_renewing(request)
+        self._alarms.set(pin)
 
     def _take_out(self, pin: Pin) -> None:
         request = pin.request
         del self._pins[request.pin_id]
         self._charge(request.owner, -pin.charge)
         self._renewing.discard(request.pin_id)
-        self._set_alarm(pin, None)
+        self._alarms.drop(pin)
         self._changed.discard(request.pin_id)
+
+    def _note_renewing(self, request: PinRequest) -> None:
+        if request.renew is Renew.ON_HIT and request.ttl_seconds is not None:
+            self._renewing.add(request.pin_id)
+        else:
+            self._renewing.discard(request.pin_id)
 
     def _charge(self, owner: str, nbytes: int) -> None:
         total = self._charged.pop(owner, 0) + nbytes
         if total:
             self._charged[owner] = total
-
-    def _set_alarm(self, pin: Pin, at: float | None) -> None:
-        if pin.alarm is not None:
-            self._alarms.remove((pin.alarm, pin.request.pin_id))
-        pin.alarm = at
-        if at is not None:
-            self._alarms.add((at, pin.request.pin_id))
 
     def _due(self, request: PinRequest) -> float | None:
         return None if request.ttl_seconds is None else self._clock() + request.ttl_seconds
@@ -430,11 +493,17 @@ class PinTable:
         tokens = pin.tokens_pinned if self._tiers[pin.request.location].holds else 0
         self._unmark(pin, keep=None)
         self._take_out(pin)
+        if self.keeping is not None:
+            self.keeping.ended(pin.request.pin_id)
         return tokens
+
+    def _keep(self, pin: Pin) -> None:
+        if self.keeping is not None:
+            self.keeping.made(pin, pin.request.ttl_seconds)
 
     def _pinned_bytes(self, pin: Pin) -> int:
         residents = self._tiers[pin.request.location].residents
-        return sum(residents.size(key) for key in {c.key for c in pin.covers.values()})
+        return sum(map(residents.size, {key for key, _ in pin.covers.values()}))
 
     def _reserved_bytes(self, pin: Pin) -> int:
         reservations = self._reservations[pin.request.location]

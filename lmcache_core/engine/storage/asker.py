@@ -32,7 +32,7 @@ class TierAsker:
         """Queue a question, answered in one call; the lock is held, the breaker was asked.
 
         Args:
-            keys: Which frames.
+            keys: Which frames; those that are known and not there are forgotten.
             done: Called under the lock when those that are there are known.
 
         Returns:
@@ -68,9 +68,11 @@ class TierAsker:
         holdings = self._holdings
         holdings.counters["asked_frames"] += len(keys)
         for key, nbytes in zip(keys, lengths, strict=True):
+            if nbytes is None and key in holdings.residents:
+                holdings.forget(key)
             # A store may answer anything.
             if type(nbytes) is not int or nbytes <= 0 or holdings.is_foreign(key):
                 continue
             if key not in holdings.residents:
-                holdings.take(Known(key, nbytes, holdings.book.guess(nbytes)))
+                holdings.take(Known(key, nbytes, holdings.book.found))
                 holdings.counters["found_frames"] += 1

@@ -33,8 +33,10 @@ class FrameBook:
 
     A raw frame's length says how many blocks a complete chunk of it has, and
     where tails may leave host memory not how many tokens. An encoded one's
-    says nothing: of one that was there before us no page is certain, until
-    somebody asks for its tokens or it is read.
+    says nothing, but that no more of it is there than if it were raw: of one
+    that was there before us no page is certain, until somebody asks for its
+    tokens or it is read. Until then it takes nothing here, whether there are
+    a thousand of them or a million.
 
     Not thread-safe: the engine's lock is held around every call.
 
@@ -44,6 +46,10 @@ class FrameBook:
         rule: Where a hit may end; None where it may end anywhere.
         residents: The lengths of the frames.
         encoded: Whether the frames are.
+
+    Attributes:
+        rule: See above.
+        found: What is known of a frame that was there before us, beside its length.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class FrameBook:
         encoded: bool = False,
     ) -> None:
         self.rule = rule
+        self.found = Facts(None, guessed=rule is not None)
         self._geometry = geometry
         self._chunk_tokens = chunk_tokens
         self._residents = residents
@@ -65,23 +72,21 @@ class FrameBook:
         self._common: dict[int | None, Facts] = {}
 
     def keep(self, key: Key, facts: Facts) -> None:
-        """Keep what is known of a frame."""
+        """Keep what is known of a frame that is among the residents."""
+        if facts == self.found:
+            self._facts.pop(key, None)
+            return
         if facts.pages is None and not facts.guessed:
             facts = self._common.setdefault(facts.tokens, facts)
         self._facts[key] = facts
 
     def forget(self, key: Key) -> None:
         """Forget a frame that is known."""
-        del self._facts[key]
+        self._facts.pop(key, None)
 
     def facts(self, key: Key) -> Facts:
         """What is known of a frame that is there."""
-        return self._facts[key]
-
-    def guess(self, nbytes: int) -> Facts:
-        """What the length of a frame that was there before us tells."""
-        exact = not self._encoded and not self._geometry.clears_tails
-        return Facts(self._most_tokens(nbytes) if exact else None, guessed=self.rule is not None)
+        return self._facts.get(key, self.found)
 
     @property
     def lengths_differ(self) -> bool:
@@ -98,34 +103,40 @@ class FrameBook:
         """
         if self.rule is None or (nbytes == ours and not self._encoded):
             return Facts(entry.tokens, entry.pages)
-        return self.guess(nbytes)
+        return self.found
 
     def tokens(self, key: Key) -> int:
         """Tokens of a frame that is there, as few as there can be where that is not known."""
-        tokens = self._facts[key].tokens
+        tokens = self.facts(key).tokens
         if tokens is not None:
             return tokens
         if self._encoded:
             return 1
+        most = self._most_tokens(self._residents.size(key))
         return max(
-            1, self._most_tokens(self._residents.size(key)) - self._geometry.block_tokens + 1
+            1, most - self._geometry.block_tokens + 1 if self._geometry.clears_tails else most
         )
 
     def raw_bytes(self, key: Key) -> int | None:
         """Length of a frame as it would lie in a slot; None where that is not known."""
-        facts = self._facts.get(key)
-        if facts is None:
+        if key not in self._residents:
             return None
-        if not self._encoded:
-            return self._residents.size(key)
-        if facts.tokens is None or facts.guessed:
+        facts = self.facts(key)
+        if facts.tokens is not None and not facts.guessed:
+            return self._geometry.frame_bytes(facts.tokens, facts.pages)
+        if self._encoded or self.rule is None:
             return None
-        return self._geometry.frame_bytes(facts.tokens, facts.pages)
+        nbytes = self._residents.size(key)
+        return nbytes if self._geometry.may_be_raw(nbytes) else None
+
+    def tells_raw(self, nbytes: int) -> bool:
+        """Whether a frame of some length would be taken for a raw one once it is not known."""
+        return not self._encoded and self.rule is not None and self._geometry.may_be_raw(nbytes)
 
     def learn(self, covers: Sequence[Cover]) -> None:
         """Somebody names the tokens of frames that are there."""
         for key, tokens in covers:
-            facts = self._facts[key]
+            facts = self.facts(key)
             if facts.tokens is None:
                 self.keep(key, facts._replace(tokens=tokens))
 
@@ -142,7 +153,7 @@ class FrameBook:
         return rule.end([self._pages_of(cover, rule) for cover in covers], tokens)
 
     def _pages_of(self, cover: Cover, rule: HitRule) -> Pages:
-        facts = self._facts[cover.key]
+        facts = self.facts(cover.key)
         # A raw frame that was there before us and is too short has not all.
         if facts.guessed and (
             self._encoded or self._most_tokens(self._residents.size(cover.key)) < cover.tokens

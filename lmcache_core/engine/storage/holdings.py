@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
+from lmcache_core.api.frames import is_record
 from lmcache_core.engine.chunks.residents import Residents
 from lmcache_core.engine.storage.breaker import Breaker
 from lmcache_core.engine.storage.frame_book import Facts, FrameBook
@@ -30,6 +31,9 @@ COUNTERS = (
     "refused_frames",
     "demoted_frames",
     "demotions_dropped",
+    "recoded_frames",
+    "recode_left_frames",
+    "recode_failures",
     "came_frames",
     "gone_frames",
 )
@@ -112,6 +116,19 @@ class Holdings:
         if self._most_frames is not None and len(self.residents) > self._most_frames:
             self.forget_one()
 
+    def take_kept(self, frames: Iterable[tuple[Key, int]]) -> int:
+        """Account for frames that were there before us; return how many were not known.
+
+        Args:
+            frames: Keys and lengths, a bounded number.
+        """
+        residents = self.residents
+        fresh = {key: nbytes for key, nbytes in frames if key not in residents}
+        residents.add_all(fresh)
+        for key in fresh:
+            self.on_admitted(key)
+        return len(fresh)
+
     def note_foreign(self, key: Key) -> None:
         """Remember that the store has a frame that this tier does not read, and will keep it."""
         self._foreign[key] = None
@@ -119,8 +136,8 @@ class Holdings:
             del self._foreign[next(iter(self._foreign))]
 
     def is_foreign(self, key: Key) -> bool:
-        """Whether the store is known to have such a frame."""
-        return key in self._foreign
+        """Whether the store is known to have such a frame, or it would be a record."""
+        return key in self._foreign or is_record(key)
 
     def forget_one(self) -> bool:
         """Forget the frame that is first in the order of eviction; False where none may go."""

@@ -203,7 +203,7 @@ class TierEvents(KeyEvents):
             for key, nbytes in frames:
                 known = key in holdings.residents or holdings.is_foreign(key)
                 if len(key) == KEY_BYTES and nbytes > 0 and not known:
-                    holdings.take(Known(key, nbytes, holdings.book.guess(nbytes)))
+                    holdings.take(Known(key, nbytes, holdings.book.found))
                     holdings.counters["came_frames"] += 1
 
     def gone(self, keys: Sequence[Key]) -> None:

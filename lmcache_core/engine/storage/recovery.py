@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from lmcache_core.engine.storage.holdings import Holdings, Known
+from lmcache_core.api.frames import is_record
+from lmcache_core.engine.storage.holdings import Holdings
 from lmcache_core.keys import Key
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
 
-BATCH_FRAMES = 128
+BATCH_FRAMES = 256
 """Frames taken in under one hold of the engine's lock, some tenths of a millisecond."""
 
 PAUSE_SECONDS = 1e-4
@@ -39,23 +40,30 @@ class Recovery:
         self.over = threading.Event()
         self.stopping = False
 
-    def run(self, make_room: Callable[[int], object]) -> None:
+    def run(
+        self,
+        make_room: Callable[[int], object],
+        take_records: Callable[[list[tuple[Key, int]]], object],
+    ) -> None:
         """Take in what there is, in batches; on the thread that writes, before it does.
 
         Args:
             make_room: Evicts what is above the tier's bound.
+            take_records: Takes keys and lengths of what is no chunk's, before
+                anything is evicted.
         """
         started = time.monotonic()
         holdings = self._holdings
+        records: list[tuple[Key, int]] = []
         try:
             for batch in paced(self._scan()):
                 if self.stopping:
                     return
                 with holdings.lock:
-                    for key, nbytes in batch:
-                        if key not in holdings.residents:
-                            holdings.take(Known(key, nbytes, holdings.book.guess(nbytes)))
-                            holdings.counters["recovered_frames"] += 1
+                    chunks = [kept for kept in batch if not is_record(kept[0])]
+                    holdings.counters["recovered_frames"] += holdings.take_kept(chunks)
+                records += (kept for kept in batch if is_record(kept[0]))
+            take_records(records)
             make_room(0)
         except (Exception, SystemExit) as error:
             # What was found so far is served all the same.

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 from lmcache_core.api import EvictionPolicy, KVSpec, StorageBackendSpec
 from lmcache_core.config import EngineConfig, SerdeConfig, TierConfig, plugin_section
 from lmcache_core.engine.chunks.geometry import Geometry
 from lmcache_core.engine.chunks.hit_rule import HitRule
 from lmcache_core.engine.chunks.residents import Residents
+from lmcache_core.engine.frames.decoder import Decoder
 from lmcache_core.engine.frames.encoded import EncodedFrames
 from lmcache_core.engine.frames.form import FrameForm
 from lmcache_core.engine.frames.frame import FrameSeal
 from lmcache_core.engine.frames.raw import RawFrames
-from lmcache_core.engine.frames.serde_chain import Link, SerdeChain
+from lmcache_core.engine.frames.serde_chain import Link
+from lmcache_core.engine.frames.serde_shelf import SerdeShelf
 from lmcache_core.engine.storage.frame_book import FrameBook
 from lmcache_core.engine.storage.host import TierHost
 from lmcache_core.engine.storage.tier import READERS, StorageTier
@@ -100,17 +101,18 @@ class TierStarter:
         )
 
     def _form(self, serdes: Sequence[SerdeConfig]) -> FrameForm:
-        if not serdes:
-            return RawFrames(self._seal)
-        chain = SerdeChain([self._link(serde) for serde in serdes])
         namespace = self._namespace
         spec = KVSpec(dtype=namespace.dtype, layout=namespace.layout, groups=self._geometry.groups)
-        with ExitStack() as on_failure:
-            on_failure.callback(chain.close)
-            chain.accept(spec)
-            on_failure.pop_all()
-        frame_bytes = self._geometry.frame_bytes(namespace.chunk_size)
-        return EncodedFrames(self._seal, chain, frame_bytes=frame_bytes, readers=READERS + 1)
+        shelf = SerdeShelf(
+            [self._link(serde) for serde in serdes],
+            lambda name: self._link(SerdeConfig(name)),
+            spec,
+        )
+        decoder = Decoder(self._seal, shelf, self._geometry.frame_bytes(namespace.chunk_size))
+        readers = READERS + 1  # The thread that writes reads what it is about to evict.
+        if serdes:
+            return EncodedFrames(decoder, readers=readers)
+        return RawFrames(self._seal, decoder, readers=readers)
 
     def _link(self, serde: SerdeConfig) -> Link:
         spec = self._registry.serde(serde.name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 from lmcache_core.api import Capability, StorageBackend
 from lmcache_core.api.messages import TierStatus
@@ -20,6 +21,7 @@ from lmcache_core.engine.frames.calls import BackendCalls
 from lmcache_core.engine.frames.form import FrameForm
 from lmcache_core.engine.frames.frame import FrameSeal
 from lmcache_core.engine.frames.reading import Read
+from lmcache_core.engine.frames.record import Record
 from lmcache_core.engine.frames.sealer import Sealer, Sealing
 from lmcache_core.engine.frames.workers import Workers
 from lmcache_core.engine.storage.asker import TierAsker
@@ -28,6 +30,8 @@ from lmcache_core.engine.storage.frame_book import FrameBook
 from lmcache_core.engine.storage.holdings import Holdings, Known
 from lmcache_core.engine.storage.host import TierHost
 from lmcache_core.engine.storage.reader import Callback, TierReader
+from lmcache_core.engine.storage.recoder import TierRecoder
+from lmcache_core.engine.storage.records import TierRecords
 from lmcache_core.engine.storage.recovery import Recovery
 from lmcache_core.engine.storage.writer import TierWriter
 from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain
@@ -69,8 +73,11 @@ class StorageTier:
         holds: Whether frames that are marked stay; a store that evicts by
             itself, or that others may clear, promises nothing.
         residents: See above.
+        records: What it keeps beside the chunks; None where the store is not
+            durable, cannot be gone through, or is shared.
         breaker: Read and written under the engine's lock.
         counters: Running totals by name.
+        recoder: Encodes in another way what the store has.
     """
 
     def __init__(
@@ -95,6 +102,7 @@ class StorageTier:
         self.outlives_process = shared or Capability.DURABLE in capabilities
         self.residents = residents
         self._backend = backend
+        self._store_id = ""
         self._seal = seal
         self._form = form
         self._book = book
@@ -112,9 +120,33 @@ class StorageTier:
         self._reader = TierReader(
             self._holdings, self._calls, form, self._reads, self._writer, shared=shared
         )
+        self.recoder = TierRecoder(
+            self._holdings,
+            self._calls,
+            form.decoder,
+            self._writes,
+            self._writer,
+            seal=seal,
+            replaces=Capability.REPLACE in capabilities,
+            shared=shared,
+        )
         # What others share changes without us, and what we evict must be ours.
         scans = Capability.SCAN in capabilities and not shared
         self._recovery = Recovery(self._holdings, backend.scan) if scans else None
+        # In a store that others share nothing is held, and what is another's is not gone through.
+        self.records = (
+            TierRecords(
+                self._holdings,
+                self._calls,
+                instance_id=host.context.instance_id,
+                namespace=seal.namespace,
+                syncs=Capability.SYNC in capabilities,
+                recovered=self._recovery.over,
+                evict=partial(self._writer.evict, call_seconds),
+            )
+            if self._recovery is not None and Capability.DURABLE in capabilities
+            else None
+        )
 
     def open(
         self,
@@ -122,6 +154,7 @@ class StorageTier:
         on_admitted: Callable[[Key], None],
         on_evicted: Callable[[Key, frozenset[str]], None],
         on_evicting: Callable[[Known], None],
+        on_record: Callable[[Record, float], bool] = lambda _record, _latest: True,
     ) -> None:
         """Open the backend, start the tier's threads, take in what the store has kept.
 
@@ -132,6 +165,9 @@ class StorageTier:
                 the marks it carried.
             on_evicting: Called without the lock with each frame that is about
                 to be removed to make room, while :meth:`fetch` has it still.
+            on_record: Called without the lock with each record the store has
+                kept and the Unix time of the latest, before anything is
+                written or evicted; says whether it is still of use.
 
         Raises:
             BackendError: The store cannot be used.
@@ -141,12 +177,17 @@ class StorageTier:
         self._holdings.on_evicted = on_evicted
         self._holdings.on_evicting = on_evicting
         self._calls.open()
-        for part in (self._writes, self._reads, self._sealer):
-            part.start()
+        if self.shared:
+            self._store_id = self._calls.store_id()
+        for part in (self._writes, self._reads, self._sealer, self.records):
+            if part is not None:
+                part.start()
         recovery = self._recovery
         if recovery is not None:
             # Before anything is written or evicted, so that the bound holds.
-            self._writes.submit(lambda: recovery.run(self._writer.make_room))
+            self._writes.submit(
+                lambda: recovery.run(self._writer.make_room, partial(self._take_records, on_record))
+            )
             recovery.over.wait(RECOVER_SECONDS)
 
     def covers(self, chain: KeyChain) -> list[Cover]:
@@ -211,12 +252,12 @@ class StorageTier:
         return self._reader.read(reads, self._seal.namespace, done)
 
     def ask(self, keys: Sequence[Key], done: Callable[[], None]) -> bool:
-        """Queue to look for frames that others may have put there.
+        """Queue to look for frames that others may have put there, or taken away.
 
         The caller has asked the breaker.
 
         Args:
-            keys: Frames that nothing is known of.
+            keys: Which frames.
             done: Called under the lock when those that are there are known.
 
         Returns:
@@ -250,6 +291,11 @@ class StorageTier:
             self._writer.change(going, lambda: self._calls.remove(going))
         return tokens
 
+    @property
+    def recovered(self) -> bool:
+        """Whether the store was gone through, or never will be."""
+        return self._recovery is None or self._recovery.over.is_set() or not self._writes.running
+
     def status(self) -> TierStatus:
         """The tier as the controller is told of it."""
         residents = self.residents
@@ -261,6 +307,7 @@ class StorageTier:
             pinned_bytes=residents.pinned_bytes + residents.reserved_bytes,
             entries=len(residents),
             healthy=self._writes.running and self.breaker.healthy,
+            store_id=self._store_id,
         )
 
     def totals(self) -> Mapping[str, int]:
@@ -291,5 +338,13 @@ class StorageTier:
         self._form.close()
 
     def _end_threads(self) -> bool:
-        ended = [part.close() for part in (self._sealer, self._writes, self._reads)]
+        # What is kept may have to wait for a write that makes room.
+        parts = (self.records, self._sealer, self._writes, self._reads)
+        ended = [part.close() for part in parts if part is not None]
         return all(ended)
+
+    def _take_records(
+        self, take: Callable[[Record, float], bool], found: Sequence[tuple[Key, int]]
+    ) -> None:
+        if self.records is not None:
+            self.records.take_in(found, take)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 from lmcache_core.api import PutStatus
@@ -108,11 +109,31 @@ class TierWriter:
             return True
         while True:
             with self._holdings.lock:
-                if residents.used_bytes + nbytes <= residents.capacity_bytes:
+                used = residents.used_bytes + residents.record_bytes
+                if used + nbytes <= residents.capacity_bytes:
                     return True
             if not self._evict_one():
                 # A shared store bounds itself; ours is only what we remember of it.
                 return self._shared
+
+    def evict(self, wait_seconds: float) -> None:
+        """Let a chunk go, for what is no chunk, and wait until it has.
+
+        Args:
+            wait_seconds: For how long at most.
+        """
+        over = threading.Event()
+
+        def work() -> None:
+            try:
+                self._evict_one()
+            except LMCacheError as error:
+                log.warning("tier.evict_failed", tier=self._holdings.name, error=str(error))
+            finally:
+                over.set()
+
+        if self._worker.submit(work):
+            over.wait(wait_seconds)
 
     def _write(self, sealing: Sealing, done: Callable[[], None]) -> None:
         holdings = self._holdings

@@ -20,12 +20,14 @@ from lmcache_core.engine.chunks.hit_rule import HitRule
 from lmcache_core.engine.chunks.piece import Piece, Pieces
 from lmcache_core.engine.chunks.residents import Residents
 from lmcache_core.engine.frames.frame import FrameSeal
+from lmcache_core.engine.pins.keeping import PinKeeping
 from lmcache_core.engine.pins.table import PinnableTier, PinTable
 from lmcache_core.engine.storage.tier import StorageTier
 from lmcache_core.engine.tiers.admission import Admission
 from lmcache_core.engine.tiers.demotion import Demotion
 from lmcache_core.engine.tiers.lowering import Lowering
 from lmcache_core.engine.tiers.memory import MemoryTier
+from lmcache_core.engine.tiers.restoring import PinRestoring
 from lmcache_core.errors import BackendError, UnknownNameError
 from lmcache_core.keys import EMPTY_SCOPE, TOKEN_BYTES, Key, KeyChain, Namespace, Scope
 from lmcache_core.log import get_logger
@@ -64,6 +66,8 @@ class TierStack:
         storage: See above.
         lowering: Brings chunks of the memory tier to those below.
         pins: The instance's pins.
+        keeping: Which durable tier keeps which of them.
+        restoring: Makes them again from what was kept.
         events: What the controller has not been told yet.
         changes: What the connector has not been told yet.
         lock: See above.
@@ -117,6 +121,15 @@ class TierStack:
             own_quotas=pin_quotas,
             clock=clock,
         )
+        identity = msgspec.structs.replace(namespace, weights_epoch=0).digest()
+        self.keeping = PinKeeping(
+            {tier.name: tier.records for tier in self.storage if tier.records is not None},
+            identity=identity,
+        )
+        self.keeping.settled = lambda pin_id: self.pins.note_untold((pin_id,))
+        self.restoring = PinRestoring(self.pins, self.keeping, identity=identity, lock=lock)
+        if self.keeping.keeps:
+            self.pins.keeping = self.keeping
         admission = Admission(self.storage, geometry=geometry, awaited=self.pins.awaits)
         self.lowering = Lowering(self.memory, admission, geometry=geometry, frame=self.frame)
         self._admission = admission
@@ -135,6 +148,11 @@ class TierStack:
     def locations(self) -> tuple[str, ...]:
         """Names of the tiers, from the top."""
         return tuple(self._tiers)
+
+    @property
+    def recovered(self) -> bool:
+        """Whether all that the stores have kept is known."""
+        return all(tier.recovered for tier in self.storage)
 
     def open(self, *, leave_out: bool) -> None:
         """Open the storage tiers.
@@ -162,11 +180,20 @@ class TierStack:
                     on_admitted=admitted,
                     on_evicted=evicted,
                     on_evicting=partial(self._demotion.take, tier),
+                    on_record=partial(self.restoring.take, name),
                 )
             except BackendError as error:
                 if not leave_out:
                     raise
+                self._keep_nothing_with(tier)
                 log.error("tier.left_out", tier=name, reason=str(error))  # noqa: TRY400 - no bug
+
+    def _keep_nothing_with(self, tier: StorageTier) -> None:
+        with self.lock:
+            if tier.records is not None:
+                self.keeping.leave_out(tier.name)
+            if not self.keeping.keeps:
+                self.pins.keeping = None
 
     def close(self) -> None:
         """Close the storage tiers within their deadlines, each before those it evicts into."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -122,11 +123,19 @@ def test_the_order_of_use_survives_in_a_folder_that_has_changed(stopped):
 
 @given(st.lists(st.lists(st.integers(0, 50)), max_size=8), st.integers(1, 9), st.integers(1, 3))
 def test_many_sorted_lists_are_merged(numbers, part, sampled):
-    runs = [sorted((number, str(at)) for number in run) for at, run in enumerate(numbers)]
+    runs = [[(number, bytes([at])) for number in run] for at, run in enumerate(numbers)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ordering, "PART", part * sampled)
         patch.setattr(ordering, "SAMPLED", sampled)
-        assert list(ordering.in_order(runs)) == sorted(item for run in runs for item in run)
+        parts = ordering.in_order([ordering.Run.sorted(run) for run in runs])
+        assert list(chain.from_iterable(parts)) == sorted(chain.from_iterable(runs))
+
+
+@given(st.dictionaries(st.binary(min_size=1, max_size=2), st.integers(0, 50)))
+def test_a_run_is_in_the_order_of_use_whatever_the_clock_has_done(uses):
+    run = ordering.Run.of(uses)
+    assert list(run.uses) == sorted(uses.values())
+    assert [uses[key] for key in run.keys] == list(run.uses)
 
 
 @pytest.mark.parametrize("where", ["anywhere", "end", "gone", "empty", "foreign"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 
 import msgpack
 import pytest
@@ -10,11 +11,10 @@ from hypothesis import strategies as st
 from lmcache_core.api.messages import (
     PROTOCOL_VERSION,
     Events,
+    Message,
     PinCommand,
     Register,
     TierStatus,
-    controller_message,
-    engine_message,
     to_wire,
 )
 from lmcache_core.api.pins import OnMissing, PinReport, PinRequest, PinState
@@ -22,6 +22,7 @@ from lmcache_core.errors import MessageError
 from lmcache_core.keys import Namespace, Scope
 from lmcache_transport_zmq import frames
 
+VERSION = bytes([PROTOCOL_VERSION])
 EVENTS = Events(
     instance_id="e",
     incarnation=2**63,
@@ -56,11 +57,35 @@ COMMAND = PinCommand(request_id="r", deadline_seconds=1.0, pin=PIN)
 
 @pytest.mark.parametrize("message", [EVENTS, REGISTER])
 def test_what_an_engine_sends_comes_back_equal(message: Events | Register) -> None:
-    assert frames.decode(frames.encode(message), engine_message) == message
+    assert frames.decode(frames.encode(message), frames.ENGINE_MESSAGES) == message
 
 
 def test_what_the_controller_sends_comes_back_equal() -> None:
-    assert frames.decode(frames.encode(COMMAND), controller_message) == COMMAND
+    assert frames.decode(frames.encode(COMMAND), frames.CONTROLLER_MESSAGES) == COMMAND
+
+
+@pytest.mark.parametrize("message", [EVENTS, REGISTER, COMMAND])
+def test_a_frame_is_the_messagepack_map_of_the_plain_message(message: Message) -> None:
+    packed = VERSION + msgpack.packb(to_wire(message))
+    assert frames.encode(message) == packed
+    reader = frames.CONTROLLER_MESSAGES if message is COMMAND else frames.ENGINE_MESSAGES
+    assert frames.decode(packed, reader) == message
+
+
+def test_a_short_header_asks_for_no_memory() -> None:
+    # Whatever it announces, a frame of a few bytes has as many items at most.
+    body = msgpack.packb({"t": "register", "MARK": 0})
+    at = body.index(b"MARK") - 1
+    tracemalloc.start()
+    try:
+        for field in ("tiers", "pins", "pin_requests", "later", "namespace", "instance_id"):
+            for header in (b"\xdd", b"\xdf", b"\xdb", b"\xc6"):
+                frame = VERSION + body[:at] + msgpack.packb(field) + header + b"\x7f\xff\xff\xff"
+                with pytest.raises(MessageError):
+                    frames.decode(frame, frames.ENGINE_MESSAGES)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_bytes_travel_as_bytes_and_are_not_blown_up() -> None:
@@ -69,14 +94,11 @@ def test_bytes_travel_as_bytes_and_are_not_blown_up() -> None:
 
 def test_a_field_of_a_later_minor_version_is_passed_over() -> None:
     body = msgpack.packb({**to_wire(EVENTS), "later": {"a": [1]}})
-    assert frames.decode(bytes([PROTOCOL_VERSION]) + body, engine_message) == EVENTS
+    assert frames.decode(bytes([PROTOCOL_VERSION]) + body, frames.ENGINE_MESSAGES) == EVENTS
 
 
 def nested(depth: int) -> bytes:
     return b"\x91" * depth + b"\x01"
-
-
-VERSION = bytes([PROTOCOL_VERSION])
 
 
 @pytest.mark.parametrize(
@@ -112,7 +134,7 @@ VERSION = bytes([PROTOCOL_VERSION])
 )
 def test_what_is_no_message_is_a_message_error(frame: bytes) -> None:
     with pytest.raises(MessageError):
-        frames.decode(frame, engine_message)
+        frames.decode(frame, frames.ENGINE_MESSAGES)
 
 
 def test_a_message_that_the_other_end_would_not_take_is_not_made() -> None:
@@ -132,7 +154,7 @@ def test_a_message_that_the_other_end_would_not_take_is_not_made() -> None:
 def test_no_bytes_raise_anything_else(frame: bytes) -> None:
     for prefix in (b"", VERSION):
         with contextlib.suppress(MessageError):
-            frames.decode(prefix + frame, engine_message)
+            frames.decode(prefix + frame, frames.ENGINE_MESSAGES)
 
 
 @settings(deadline=None)
@@ -149,11 +171,11 @@ def test_a_mutated_frame_is_a_message_or_a_message_error(data: st.DataObject) ->
         else:
             frame[at:at] = data.draw(st.binary(min_size=1, max_size=9))
     try:
-        message = frames.decode(bytes(frame), engine_message)
+        message = frames.decode(bytes(frame), frames.ENGINE_MESSAGES)
     except MessageError:
         return
     # Compared as bytes, because a float may have become a NaN.
-    again = frames.decode(frames.encode(message), engine_message)
+    again = frames.decode(frames.encode(message), frames.ENGINE_MESSAGES)
     assert frames.encode(again) == frames.encode(message)
 
 
@@ -168,4 +190,4 @@ def test_a_mutated_frame_is_a_message_or_a_message_error(data: st.DataObject) ->
 def test_any_plain_value_is_a_message_or_a_message_error(plain: object) -> None:
     for value in (plain, {"t": "register", "namespace": plain, "tiers": plain}):
         with pytest.raises(MessageError):
-            frames.decode(VERSION + msgpack.packb(value), engine_message)
+            frames.decode(VERSION + msgpack.packb(value), frames.ENGINE_MESSAGES)

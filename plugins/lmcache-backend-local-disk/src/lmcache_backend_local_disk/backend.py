@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import repeat
+from itertools import chain, repeat
 from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +16,7 @@ from lmcache_backend_local_disk.disk import Disk
 from lmcache_backend_local_disk.disks import Disks
 from lmcache_backend_local_disk.faults import UNREADABLE
 from lmcache_backend_local_disk.names import instance_folder
+from lmcache_backend_local_disk.ordering import Found
 from lmcache_backend_local_disk.routine import Routine
 from lmcache_backend_local_disk.scrub import Scrub
 from lmcache_backend_local_disk.shard import LONGEST
@@ -164,6 +165,27 @@ class LocalDiskBackend(StorageBackend):
         what = "removing a frame"
         return [self._ask(what, key, deadline, Disk.remove, otherwise=True) for key in keys]
 
+    def replace(
+        self, keys: Sequence[Key], frames: Sequence[memoryview], deadline: Deadline
+    ) -> list[bool]:
+        """Write each frame aside, then give it the name of the one that is there.
+
+        Raises:
+            BackendError: A disk does not take it, for another reason than that
+                it is full.
+        """
+        replaced = []
+        for key, frame in zip(keys, frames, strict=True):
+            deadline.check("writing a frame")
+            disk = self._disks.home(key)
+            replaced.append(
+                disk is not None
+                and self._disks.may_ask(disk)
+                and self._disks.put_status(disk, disk.replace(key, frame, deadline))
+                is PutStatus.STORED
+            )
+        return replaced
+
     def quarantine(
         self, keys: Sequence[Key], reasons: Sequence[str], deadline: Deadline
     ) -> list[bool]:
@@ -197,18 +219,20 @@ class LocalDiskBackend(StorageBackend):
         Raises:
             BackendError: The folder cannot be listed.
         """
-        streams = []
+        streams: list[tuple[Disk, Iterator[list[Found]]]] = []
         for disk in self._disks:
             try:
                 found = disk.found()
             except OSError as error:
                 self._disks.failed(disk, "listing frames", error)
             else:
-                streams.append(zip(found, repeat(disk)))
+                streams.append((disk, found))
         if len(streams) == 1:
-            yield from ((key, use & LONGEST) for (use, key), _ in streams[0])
+            for part in streams[0][1]:
+                yield from [(key, use & LONGEST) for use, key in part]
             return
-        for (use, key), disk in heapq.merge(*streams, key=itemgetter(0)):
+        frames = [zip(chain.from_iterable(parts), repeat(disk)) for disk, parts in streams]
+        for (use, key), disk in heapq.merge(*frames, key=itemgetter(0)):
             if self._disks.home(key) is disk:
                 yield key, use & LONGEST
             else:  # It was put elsewhere while this disk was full or did not answer.

@@ -16,9 +16,9 @@ from lmcache_backend_local_disk.frame_file import FrameFiles, remove_if_there
 from lmcache_backend_local_disk.group_commit import GroupCommit
 from lmcache_backend_local_disk.health import Health
 from lmcache_backend_local_disk.names import SHARDS
-from lmcache_backend_local_disk.ordering import in_order
+from lmcache_backend_local_disk.ordering import Found, in_order
 from lmcache_backend_local_disk.quarantine import Quarantine
-from lmcache_backend_local_disk.shard import Found, Shard
+from lmcache_backend_local_disk.shard import Shard
 from lmcache_backend_local_disk.snapshot_file import SnapshotFile
 from lmcache_backend_local_disk.writing import Writing
 from lmcache_core.api import BackendContext, Deadline, PutStatus
@@ -155,6 +155,21 @@ class Disk:
                 self._drop(writing)
         return [writing.outcome for writing in writings]
 
+    def replace(self, key: Key, frame: memoryview, deadline: Deadline) -> PutStatus | OSError:
+        """Write a frame in the place of one that is there; FAILED where there is none.
+
+        It is synced before it is renamed, whatever ``durability`` is: what it
+        takes the place of may be durable.
+        """
+        writing = Writing(key, frame.nbytes, replaces=True)
+        try:
+            self._write(writing, frame)
+            if writing.open:
+                self._group.commit([writing], deadline)
+        finally:
+            self._drop(writing)
+        return writing.outcome
+
     def get(self, key: Key, buffer: memoryview) -> int | None:
         """Read a frame's file."""
         shard = self.shards[key[0]]
@@ -197,8 +212,8 @@ class Disk:
         self._calls.syncfs(self.folder.root)
         self._metrics.count("syncs")
 
-    def found(self) -> Iterator[Found]:
-        """All frames, those used longest ago first."""
+    def found(self) -> Iterator[list[Found]]:
+        """All frames, those used longest ago first, some at a time."""
         return in_order([shard.found() for shard in self.shards])
 
     def usage(self) -> tuple[int, int]:
@@ -239,8 +254,7 @@ class Disk:
         shard = self.shards[writing.key[0]]
         try:
             with shard.lock:
-                if shard.length(writing.key) is not None:
-                    writing.settle(PutStatus.PRESENT)
+                if not writing.fits(shard.length(writing.key)):
                     return
             if self._floor and self.folder.free_bytes() - frame.nbytes < self._floor:
                 writing.settle(PutStatus.FULL)
@@ -294,8 +308,7 @@ class Disk:
         try:
             self._calls.close(fd)
             with shard.lock:
-                if shard.length(writing.key) is not None:
-                    writing.settle(PutStatus.PRESENT)
+                if not writing.fits(shard.length(writing.key)):
                     return
                 if self._always:
                     self._named.add(writing.key)
@@ -311,8 +324,13 @@ class Disk:
             writing.settle(error)
 
     def _take_back(self, writing: Writing, error: OSError) -> None:
-        """Remove a file whose name may not survive, so that it is not said to be there."""
+        """Remove a file whose name may not survive, so that it is not said to be there.
+
+        What has replaced another stays: whichever of the two survives is whole.
+        """
         writing.settle(error)
+        if writing.replaces:
+            return
         with suppress(OSError):
             self.remove(writing.key)
 

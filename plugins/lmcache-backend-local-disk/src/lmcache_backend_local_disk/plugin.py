@@ -20,7 +20,11 @@ def lmcache_register_storage_backends() -> Sequence[StorageBackendSpec]:
             summary="files in a folder of a local disk, found again after a restart",
             load=_load_backend,
             config=LocalDiskConfig,
-            capabilities=Capability.DURABLE | Capability.SYNC | Capability.SCAN | Capability.USAGE,
+            capabilities=Capability.DURABLE
+            | Capability.SYNC
+            | Capability.SCAN
+            | Capability.USAGE
+            | Capability.REPLACE,
         )
     ]
 

@@ -10,11 +10,12 @@ from contextlib import suppress
 
 from lmcache_backend_local_disk.folder import FRAMES, Folder
 from lmcache_backend_local_disk.names import SHARDS, frame_name, key_of
+from lmcache_backend_local_disk.ordering import Found, Run
 from lmcache_backend_local_disk.quarantine import Quarantine
 from lmcache_backend_local_disk.snapshot import ShardSnapshot
 from lmcache_core.keys import Key
 
-FILES_AT_ONCE = 128
+FILES_AT_ONCE = 256
 """Files looked at before a pause, some tenths of a millisecond."""
 
 PAUSE_SECONDS = 1e-4
@@ -26,10 +27,6 @@ LONGEST = (1 << LENGTH_BITS) - 1
 
 SETTLED_NANOSECONDS = 100_000_000
 """A folder that has changed less long ago may change again within one tick of its clock."""
-
-Found = tuple[int, Key]
-"""A use and a key. A plain tuple, which the garbage collector does not go through again and
-again while there are hundreds of thousands."""
 
 
 def pack(used_us: int, nbytes: int) -> int:
@@ -123,15 +120,14 @@ class Shard:
         """The keys of all frames."""
         return list(self._known())
 
-    def found(self) -> list[Found]:
+    def found(self) -> Run:
         """All frames, those used longest ago first.
 
         Raises:
             OSError: The folder cannot be listed.
         """
         with self.lock:
-            uses = self._known()
-            return sorted(zip(uses.values(), uses, strict=True))
+            return Run.of(self._known())
 
     def snapshot(self) -> ShardSnapshot | None:
         """What is there, and by what it is seen later whether that still holds.

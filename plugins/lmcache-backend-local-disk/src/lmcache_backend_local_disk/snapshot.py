@@ -14,6 +14,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from typing import NamedTuple
 
 import xxhash
@@ -48,7 +49,7 @@ class ShardSnapshot(NamedTuple):
 
     def each_key(self) -> Iterator[Key]:
         """The keys, one by one."""
-        return (key for (key,) in struct.iter_unpack(f"{KEY_BYTES}s", self.keys))
+        return map(itemgetter(0), struct.iter_unpack(f"{KEY_BYTES}s", self.keys))
 
     def uses(self, length_bits: int) -> list[int]:
         """When each was used and its length, as one number, the length in so many bits."""

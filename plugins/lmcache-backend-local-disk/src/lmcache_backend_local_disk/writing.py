@@ -15,6 +15,7 @@ class Writing:
     Args:
         key: The frame's key.
         nbytes: Its length.
+        replaces: Whether it takes the place of a file that is there, and no other.
 
     Attributes:
         aside: The file's name while it is written; empty before.
@@ -23,11 +24,12 @@ class Writing:
             interrupted.
     """
 
-    __slots__ = ("_settled", "aside", "fd", "key", "nbytes", "outcome")
+    __slots__ = ("_settled", "aside", "fd", "key", "nbytes", "outcome", "replaces")
 
-    def __init__(self, key: Key, nbytes: int) -> None:
+    def __init__(self, key: Key, nbytes: int, *, replaces: bool = False) -> None:
         self.key = key
         self.nbytes = nbytes
+        self.replaces = replaces
         self.aside = ""
         self.fd: int | None = None
         self.outcome: PutStatus | OSError = OSError(errno.EINTR, os.strerror(errno.EINTR))
@@ -37,6 +39,16 @@ class Writing:
     def open(self) -> bool:
         """Whether it is written and waits to be named."""
         return self.fd is not None and not self._settled
+
+    def fits(self, length: int | None) -> bool:
+        """Whether it may have its name where a file of some length has it, or None.
+
+        Where it may not, that is what has become of it.
+        """
+        if self.replaces is (length is not None):
+            return True
+        self.settle(PutStatus.FAILED if self.replaces else PutStatus.PRESENT)
+        return False
 
     def settle(self, outcome: PutStatus | OSError) -> None:
         """Note what has become of it."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 from obstore.exceptions import BaseError
 
+from lmcache_backend_object_store.bucket import Bucket
 from lmcache_backend_object_store.config import ObjectStoreConfig
 from lmcache_backend_object_store.connection import connect
 from lmcache_backend_object_store.failures import failed
@@ -110,18 +111,7 @@ class ObjectStoreBackend(StorageBackend):
                 that it is full or refuses this one.
             DeadlineExceededError: It did not answer in time.
         """
-        deadline.check("writing frames")
-        self._versions.forget(keys)
-        uploads = [
-            Upload(frame_name(key), frame, self._bucket.cut(frame.nbytes), creates=self._creates)
-            for key, frame in zip(keys, frames, strict=True)
-        ]
-        try:
-            work = _all([upload.run(self._bucket) for upload in uploads])
-            return self._run(work, deadline, "writing frames")
-        finally:
-            for upload in uploads:
-                upload.release()
+        return self._upload(keys, frames, deadline, Upload.run)
 
     def get(
         self, keys: Sequence[Key], buffers: Sequence[memoryview], deadline: Deadline
@@ -161,6 +151,18 @@ class ObjectStoreBackend(StorageBackend):
         work = _all([self._remove(frame_name(key)) for key in keys])
         return self._run(work, deadline, "removing frames")
 
+    def replace(
+        self, keys: Sequence[Key], frames: Sequence[memoryview], deadline: Deadline
+    ) -> list[bool]:
+        """Write each frame as one object where there is one.
+
+        Raises:
+            BackendError: The store did not take it, for another reason than
+                that it is full or refuses this one.
+            DeadlineExceededError: It did not answer in time.
+        """
+        return self._upload(keys, frames, deadline, Upload.replace)
+
     def quarantine(
         self, keys: Sequence[Key], reasons: Sequence[str], deadline: Deadline
     ) -> list[bool]:
@@ -194,6 +196,26 @@ class ObjectStoreBackend(StorageBackend):
                 key = frame_key(name)
                 if key is not None and nbytes:
                     yield key, nbytes
+
+    def _upload(
+        self,
+        keys: Sequence[Key],
+        frames: Sequence[memoryview],
+        deadline: Deadline,
+        send: Callable[[Upload, Bucket], Coroutine[Any, Any, Answer]],
+    ) -> list[Answer]:
+        deadline.check("writing frames")
+        self._versions.forget(keys)
+        uploads = [
+            Upload(frame_name(key), frame, self._bucket.cut(frame.nbytes), creates=self._creates)
+            for key, frame in zip(keys, frames, strict=True)
+        ]
+        try:
+            work = _all([send(upload, self._bucket) for upload in uploads])
+            return self._run(work, deadline, "writing frames")
+        finally:
+            for upload in uploads:
+                upload.release()
 
     async def _remove(self, name: str) -> bool:
         if await self._bucket.head(name) is None:

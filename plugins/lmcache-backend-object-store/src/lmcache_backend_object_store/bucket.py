@@ -134,6 +134,24 @@ class Bucket:
         async with self._places:
             await obstore.put_async(self._store, name, data, use_multipart=False)
 
+    async def overwrite_version(
+        self, name: str, data: memoryview | bytes, version: Version
+    ) -> bool:
+        """Write an object in the place of this writing of it; tell whether it was there still.
+
+        A store that cannot do so on condition does it without.
+        """
+        try:
+            async with self._places:
+                await obstore.put_async(self._store, name, data, mode=_condition(version))
+        except (PreconditionError, FileNotFoundError):
+            return False
+        except (BaseError, NotImplementedError) as error:
+            if not lacks_condition(error):
+                raise
+            await self.overwrite(name, data)
+        return True
+
     async def overwrite_in_parts(self, name: str, parts: Sequence[memoryview]) -> None:
         """The same, parts of equal length side by side; readers see all or nothing."""
         async with self._places:

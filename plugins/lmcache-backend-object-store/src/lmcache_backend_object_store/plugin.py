@@ -20,7 +20,10 @@ def lmcache_register_storage_backends() -> Sequence[StorageBackendSpec]:
             summary="S3, GCS, Azure or a folder, shared by several engines",
             load=_load_backend,
             config=ObjectStoreConfig,
-            capabilities=Capability.DURABLE | Capability.SHARED | Capability.SCAN,
+            capabilities=Capability.DURABLE
+            | Capability.SHARED
+            | Capability.SCAN
+            | Capability.REPLACE,
         )
     ]
 

@@ -1,4 +1,4 @@
-"""Putting a frame where there may be one already."""
+"""Putting a frame where there may be one already, or where there is one."""
 
 from __future__ import annotations
 
@@ -63,6 +63,26 @@ class Upload:
                 return PutStatus.FAILED
             raise
         return PutStatus.STORED
+
+    async def replace(self, bucket: Bucket) -> bool:
+        """Put the frame in the place of one that is there.
+
+        Raises:
+            BaseError: What the store could not be made to do.
+        """
+        found = await bucket.head(self._name)
+        if found is None:
+            return False
+        try:
+            if len(self._parts) == 1:
+                return await bucket.overwrite_version(self._name, self._parts[0], found.version)
+            # What is sent in parts cannot be written on condition.
+            await bucket.overwrite_in_parts(self._name, self._parts)
+        except BaseError as error:
+            if is_full(error) or is_refused(error):
+                return False
+            raise
+        return True
 
     def release(self) -> None:
         """Return once nobody reads the frame any more.

@@ -145,6 +145,24 @@ class RedisBackend(StorageBackend):
         """
         return [number > 0 for number in self._numbers(b"UNLINK", keys, deadline)]
 
+    def replace(
+        self, keys: Sequence[Key], frames_: Sequence[memoryview], deadline: Deadline
+    ) -> list[bool]:
+        """Store frames whose keys are there, each by one command.
+
+        Raises:
+            BackendError: A server did not answer, or refused for another
+                reason than that it is full.
+        """
+        fits = [len(frame) <= frames.LONGEST_FRAME_BYTES for frame in frames_]
+        errands = []
+        for key, frame, fit in zip(keys, frames_, fits, strict=True):
+            if fit:
+                name = self._name(key)
+                errands.append(Errand(name, [frames.write_over(name, frame)]))
+        answers = iter(self._servers.ask(errands, deadline))
+        return [fit and _put_status(next(answers)[0]) is PutStatus.STORED for fit in fits]
+
     def _numbers(self, command: bytes, keys: Sequence[Key], deadline: Deadline) -> list[int]:
         """Ask a number about each key."""
         names = [self._name(key) for key in keys]

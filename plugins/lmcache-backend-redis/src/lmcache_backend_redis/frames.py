@@ -27,6 +27,11 @@ def write(name: bytes, frame: memoryview, ttl_seconds: int | None) -> Request:
     return Request(words)
 
 
+def write_over(name: bytes, frame: memoryview) -> Request:
+    """Store a frame where there is one, for as long as that was to stay."""
+    return Request([b"SET", name, frame, b"XX", b"KEEPTTL"])
+
+
 def read(name: bytes, buffer: memoryview) -> list[Request]:
     """Read a frame, or the beginning of one that is longer than the buffer, and one byte more.
 

@@ -20,7 +20,7 @@ def lmcache_register_storage_backends() -> Sequence[StorageBackendSpec]:
             summary="Redis or Valkey, one server or a cluster, shared by several engines",
             load=_load_backend,
             config=RedisConfig,
-            capabilities=Capability.SHARED | Capability.SELF_EVICTING,
+            capabilities=Capability.SHARED | Capability.SELF_EVICTING | Capability.REPLACE,
         )
     ]
 

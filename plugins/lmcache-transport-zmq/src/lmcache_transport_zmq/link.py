@@ -11,7 +11,7 @@ import time
 
 import zmq
 
-from lmcache_core.api.messages import ControllerMessage, EngineMessage, controller_message
+from lmcache_core.api.messages import ControllerMessage, EngineMessage
 from lmcache_core.api.transport import EngineLink, LinkStats
 from lmcache_core.errors import MessageError
 from lmcache_core.log import get_logger
@@ -115,7 +115,7 @@ class ZmqLink(EngineLink):
             if len(parts) != 1:
                 detail = f"a message of {len(parts)} parts, not one"
                 raise MessageError(detail)  # noqa: TRY301 - counted where the others are
-            message = frames.decode(parts[0], controller_message)
+            message = frames.decode(parts[0], frames.CONTROLLER_MESSAGES)
         except MessageError as error:
             self._malformed += 1
             log.warning("link.frame_dropped", reason=str(error), malformed=self._malformed)

@@ -7,7 +7,7 @@ import contextlib
 import zmq
 import zmq.asyncio
 
-from lmcache_core.api.messages import ControllerMessage, EngineMessage, engine_message
+from lmcache_core.api.messages import ControllerMessage, EngineMessage
 from lmcache_core.api.transport import ControllerListener, LinkStats, Peer
 from lmcache_core.errors import MessageError
 from lmcache_core.log import get_logger
@@ -47,7 +47,7 @@ class ZmqListener(ControllerListener):
                 if len(parts) != 2:
                     detail = f"a message of {len(parts) - 1} parts, not one"
                     raise MessageError(detail)  # noqa: TRY301 - counted where the others are
-                message = frames.decode(parts[1], engine_message)
+                message = frames.decode(parts[1], frames.ENGINE_MESSAGES)
             except MessageError as error:
                 self._malformed += 1
                 log.warning("listener.frame_dropped", reason=str(error), malformed=self._malformed)

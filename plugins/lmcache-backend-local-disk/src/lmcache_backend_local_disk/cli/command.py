@@ -19,6 +19,7 @@ from lmcache_backend_local_disk.config import LocalDiskConfig
 from lmcache_backend_local_disk.disk import Disk
 from lmcache_backend_local_disk.shard import length_of, used_at
 from lmcache_core.api import BackendContext
+from lmcache_core.api.frames import is_record
 
 MIB = 1 << 20
 DAY_SECONDS = 86_400
@@ -188,7 +189,13 @@ def _verdict(store: StoreFolder, verified: Verified, **facts: str | None) -> Row
 
 def _remove_unused(owned: Disk, days: float) -> dict[str, int]:
     before_us = (time.time() - days * DAY_SECONDS) * 1e6
-    old = [(use, key) for use, key in owned.found() if used_at(use) < before_us]
+    old = [
+        (use, key)
+        for part in owned.found()
+        for use, key in part
+        # What an engine keeps of its pins is read at its start and not used in between.
+        if used_at(use) < before_us and not is_record(key)
+    ]
     for _, key in old:
         owned.remove(key)
     return {
