@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lmcache_core.engine.cache.engine import CacheEngine
+from lmcache_core.engine.frames.record import is_records_of
 from lmcache_core.keys import EMPTY_SCOPE, tokens_to_bytes
 from tests.pins.model import Model
 from tests.pins.world import DISK, FRAME_BYTES, INSTANCE, MEMORY, World
@@ -89,7 +90,7 @@ class Checks:
         tiers = self.engine.tiers
         for location in tiers.locations:
             residents = tiers.tier(location).residents
-            assert residents.used_bytes <= residents.capacity_bytes
+            assert residents.used_bytes + residents.record_bytes <= residents.capacity_bytes
             marked = sum(residents.size(key) for key in residents if residents.marked(key))
             assert residents.pinned_bytes == marked
             assert residents.reserved_bytes >= 0
@@ -116,5 +117,9 @@ class Checks:
 
     def no_other_file_is_there(self) -> None:
         frames = (self.world.disk / INSTANCE / "frames").glob("*/*")
-        tier = self.engine.tiers.tier(DISK)
-        assert {frame.name for frame in frames} == {key.hex() for key in tier.residents}
+        sizes = {frame.name: frame.stat().st_size for frame in frames}
+        residents = self.engine.tiers.tier(DISK).residents
+        records = sizes.keys() - {key.hex() for key in residents}
+        assert all(is_records_of(bytes.fromhex(name), INSTANCE) for name in records)
+        assert sum(sizes[name] for name in records) == residents.record_bytes
+        assert sum(sizes.values()) == residents.used_bytes + residents.record_bytes

@@ -124,6 +124,7 @@ SPOILT = {
     "is reported with 32 of 16": lambda scene: scene.engine["pins"].update(kept=[5, DISK, 16]),
     "holds 0 tokens": lambda scene: scene.engine["pins"].clear(),
     "accounted for": lambda scene: scene.engine["frames"].popitem(),
+    "what records take": lambda scene: scene.engine.update(records=1),
     "not finished": lambda scene: (scene.folder / INSTANCE / "aside" / "left").touch(),
     "9 pinned of 10": lambda scene: scene.engine["taken"].update({MEMORY: [9, 9, 10]}),
     "do not verify": lambda scene: scene.engine.update(damaged=1),

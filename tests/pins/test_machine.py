@@ -269,9 +269,6 @@ class PinMachine(Checks, RuleBasedStateMachine):
             self.model.lost(MEMORY)
         if who in ("controller", "both"):
             self.world.stop_controller(orderly=orderly)
-        if who == "both":
-            # The engine may be the first to come back, and serve before it is told what is pinned.
-            self.model.lost(DISK)
 
     @precondition(lambda self: not self.connected())
     @rule(engine_first=st.booleans())

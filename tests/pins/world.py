@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Coroutine
+import threading
+from collections.abc import Coroutine, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from lmcache_core.api.connector import KVGroup
 from lmcache_core.api.deadline import Deadline
@@ -34,6 +37,9 @@ from lmcache_core.controller.reception import Reception
 from lmcache_core.controller.reconciler import Reconciler
 from lmcache_core.engine.chunks.geometry import Geometry
 from lmcache_core.engine.control.agent import ControlAgent
+from lmcache_core.engine.pins.keeping import PinKeeping
+from lmcache_core.engine.tiers.restoring import PinRestoring
+from lmcache_core.engine.tiers.stack import TierStack
 from lmcache_core.plugins import PluginRegistry
 from lmcache_core.testing.queue_transport import QueueLink, QueueTransport
 from tests.engine.rig import BLOCK_TOKENS, CHUNK_TOKENS, Rig
@@ -76,6 +82,10 @@ class Clocks:
         """The engine's monotonic seconds."""
         return self.passed - self.suspended
 
+    def engine_wall(self) -> float:
+        """The engine's Unix time, which nobody sets."""
+        return self.passed + 1_800_000_000.0
+
 
 def make_rig(folder: Path, *, chunks: int, disk_chunks: int, **overrides: object) -> Rig:
     """An engine with little memory over a disk with little room."""
@@ -110,13 +120,39 @@ class Cable(QueueLink):
         return None if self.is_cut else super().receive(timeout_seconds)
 
 
+@contextlib.contextmanager
+def on_clocks(clocks: Clocks) -> Iterator[None]:
+    """Let engines that start meanwhile take these for the time, from their first moment on."""
+    with pytest.MonkeyPatch.context() as patch:
+        for made, name, clock in (
+            (TierStack, "clock", clocks.engine),
+            (PinKeeping, "wall", clocks.engine_wall),
+            (PinRestoring, "wall", clocks.engine_wall),
+        ):
+            defaults = made.__init__.__kwdefaults__
+            assert name in defaults
+            patch.setitem(defaults, name, clock)
+        yield
+
+
+def settle_records(rig: Rig) -> None:
+    """Wait until all that was to be kept so far is kept."""
+    for tier in rig.engine.tiers.storage:
+        done = threading.Event()
+        assert tier.records is not None
+        with rig.engine.tiers.lock:
+            tier.records.sync(":settled", lambda _failure, done=done: done.set())
+        assert done.wait(10)
+    settle(rig)  # What they made room for is evicted behind.
+
+
 class EngineSide:
     """An engine, and its agent without a thread."""
 
     def __init__(self, folder: Path, address: str, clocks: Clocks, quota_bytes: int) -> None:
-        self.rig = make_rig(folder, chunks=5, disk_chunks=6, pin_owner_quota_bytes=quota_bytes)
+        with on_clocks(clocks):
+            self.rig = make_rig(folder, chunks=5, disk_chunks=6, pin_owner_quota_bytes=quota_bytes)
         engine = self.rig.engine
-        engine.tiers.pins._clock = clocks.engine
         self.link = Cable(address)
         self.agent = ControlAgent(
             engine,
@@ -142,7 +178,8 @@ class EngineSide:
         agent = self.agent
         if self.link.is_cut:
             return True
-        return not agent._waiting and agent._snapshot is None and not self.link._arrived
+        held = agent._held is not None and agent._held._held
+        return not (agent._waiting or held or agent._snapshot or self.link._arrived)
 
     @property
     def cut(self) -> bool:
@@ -301,8 +338,11 @@ class World:
             if self.engine is not None:
                 settle_reads(self.engine.rig)
                 settle(self.engine.rig)
+                settle_records(self.engine.rig)
                 self.engine.beat()
             self.loop.run_until_complete(self._quiet())
+            if self.engine is not None:
+                settle_records(self.engine.rig)
 
     async def _quiet(self) -> None:
         deadline = Deadline(20)
