@@ -18,7 +18,7 @@ from lmcache_core.engine.storage import records
 from lmcache_core.engine.tiers import restoring
 from lmcache_core.errors import BackendError
 from lmcache_core.testing.dict_backend import DictBackend, DictStore
-from tests.engine.rig import FRAME_BYTES, Rig, storage_spec
+from tests.engine.rig import CHUNK_TOKENS, FRAME_BYTES, Rig, storage_spec
 from tests.engine.test_local_disk import NAME, Folder
 from tests.engine.test_pins import MEMORY, ask
 from tests.engine.test_storage_tier import LONG, below, flood, settle
@@ -129,6 +129,18 @@ def test_a_record_is_no_chunk_and_its_bytes_count(pinned):
         sizes = sum(file.stat().st_size for file in pinned.files())
         assert sizes <= CHUNKS * FRAME_BYTES
         assert sizes == below(rig).used_bytes + file.stat().st_size
+
+
+def test_a_record_in_a_full_tier_makes_room_for_itself(folder):
+    with engine(folder) as rig:
+        for number in range(CHUNKS):
+            rig.serve([5000 + 100 * number + n for n in range(CHUNK_TOKENS)])
+            settle(rig)
+        assert below(rig).used_bytes == CHUNKS * FRAME_BYTES
+        pin(rig, on_missing=OnMissing.RESERVE)
+        settle(rig)
+        residents = rig.engine.tiers.tier(NAME).residents
+        assert 0 < residents.record_bytes <= CHUNKS * FRAME_BYTES - residents.used_bytes
 
 
 def test_a_released_pin_stays_released(pinned):

@@ -143,6 +143,7 @@ def _facts(pin: dict[str, Any]) -> dict[str, Any]:
         "tokens": pin["num_tokens"],
         "ends": pin["expires_at"],
         "state": pin["state"],
+        "said": time.time(),
     }
 
 

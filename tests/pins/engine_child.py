@@ -29,6 +29,7 @@ from tests.pins.world import (
     MEMORY,
     SLOT_BYTES,
     installed,
+    settle_records,
 )
 
 MEMORY_CHUNKS, DISK_CHUNKS = 8, 20
@@ -120,6 +121,7 @@ def engine_has(rig: Rig) -> dict[str, Any]:
     """What the engine holds, once all that was asked of its disk is done."""
     settle_reads(rig)
     settle(rig)
+    settle_records(rig)
     tiers = rig.engine.tiers
     with tiers.lock:
         residents = tiers.tier(DISK).residents
@@ -131,10 +133,16 @@ def engine_has(rig: Rig) -> dict[str, Any]:
         taken = {
             name: [
                 tier.residents.pinned_bytes + tier.residents.reserved_bytes,
-                tier.residents.used_bytes,
+                tier.residents.used_bytes + tier.residents.record_bytes,
                 tier.residents.capacity_bytes,
             ]
             for name, tier in ((name, tiers.tier(name)) for name in tiers.locations)
         }
     damaged = tiers.tier(DISK).counters["damaged_frames"]
-    return {"pins": pins, "frames": frames, "taken": taken, "damaged": damaged}
+    return {
+        "pins": pins,
+        "frames": frames,
+        "records": residents.record_bytes,
+        "taken": taken,
+        "damaged": damaged,
+    }

@@ -8,6 +8,7 @@ from typing import Any
 
 from lmcache_backend_local_disk.calls import SYSTEM
 from lmcache_backend_local_disk.frame_check import FrameCheck
+from lmcache_core.engine.frames.record import is_records_of
 from tests.engine.rig import CHUNK_TOKENS
 from tests.pins.prompts import keys
 from tests.pins.world import DISK, INSTANCE
@@ -33,6 +34,7 @@ class Oracle:
         self.held: dict[str, Facts] = {}
         self.unsure: set[str] = set()
         self.acknowledged = 0
+        self._engine_since = 0.0
 
     def heard(self, line: str) -> None:
         """Take what a client was answered."""
@@ -44,6 +46,7 @@ class Oracle:
         if method == "DELETE" and status in (200, 202, 404):
             self.held.pop(pin_id, None)
         elif method == "PUT" and status in (200, 201):
+            self._forget_memory(facts)
             self.held[pin_id] = facts
         else:
             return  # It may have been done or not; what is found then holds.
@@ -59,11 +62,15 @@ class Oracle:
             and (facts["ends"] is None or facts["ends"] > at + SLACK_SECONDS)
         }
 
-    def engine_died(self) -> None:
-        """What is in its memory is gone."""
+    def engine_begins(self, at: float) -> None:
+        """What was in the memory of the one before is gone, whenever that is heard of."""
+        self._engine_since = at
         for facts in self.held.values():
-            if facts["location"] != DISK:
-                facts["tokens"] = 0
+            self._forget_memory(facts)
+
+    def _forget_memory(self, facts: Facts) -> None:
+        if facts["location"] != DISK and facts["said"] < self._engine_since:
+            facts["tokens"] = 0
 
     def faults_of_files(self, folder: Path, at: float) -> list[str]:
         """Look at the disk of an engine that is dead: pinned chunks, and no half ones."""
@@ -125,7 +132,11 @@ class Oracle:
             if holds < facts["tokens"]:
                 wrong.append(f"pin {pin_id} {facts} holds {holds} tokens")
         files = (folder / INSTANCE / "frames").glob("*/*")
-        if {file.name: file.stat().st_size for file in files} != engine["frames"]:
+        sizes = {file.name: file.stat().st_size for file in files}
+        records = [n for n in sizes if is_records_of(bytes.fromhex(n), INSTANCE)]
+        if sum(sizes.pop(name) for name in records) != engine["records"]:
+            wrong.append("what records take is not what is accounted for")
+        if sizes != engine["frames"]:
             wrong.append("what is accounted for is not what is on the disk")
         if any((folder / INSTANCE / "aside").iterdir()):
             wrong.append("what was not finished is still there")

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from lmcache_core.api.deadline import Deadline
 from lmcache_core.api.messages import ClearCommand, MoveCommand
@@ -26,18 +26,19 @@ from lmcache_core.controller.failures import EngineRefusedError
 from lmcache_core.controller.keeper import Amendment
 from lmcache_core.controller.pin_row import PinContent, PinRow, Place
 from lmcache_core.keys import EMPTY_SCOPE, tokens_to_bytes
+from tests.pins.checks import QUOTA_BYTES, Checks
 from tests.pins.model import Model, Pin
-from tests.pins.world import DISK, FRAME_BYTES, INSTANCE, MEMORY, World
+from tests.pins.world import DISK, INSTANCE, MEMORY, World
 
-QUOTA_BYTES = 4 * FRAME_BYTES
 LENGTHS = (5, 16, 17, 31, 32, 47)
 MEMORY_FOLDER = Path("/dev/shm")
 
 locations = st.sampled_from([MEMORY, DISK])
 pin_ids = st.sampled_from("abcd")
+rarely = st.integers(0, 4).map(lambda n: n == 4)
 ttls = st.none() | st.integers(1, 90).map(float)
 # No sum of these is a whole number, so that nothing ends just as it is looked at.
-seconds = st.integers(0, 50).map(lambda n: n * 1.37 + 0.0137)
+seconds = st.integers(0, 30).map(lambda n: n * 1.37 + 0.0137)
 
 
 @st.composite
@@ -51,11 +52,23 @@ def prompts(draw: st.DrawFn) -> tuple[int, ...]:
     return tuple(tokens)
 
 
+@st.composite
+def wishes(draw: st.DrawFn) -> dict[str, Any]:
+    """How something is to be pinned."""
+    return {
+        "owner": draw(st.sampled_from("op")),
+        "location": draw(locations),
+        "ttl": draw(ttls),
+        "renew": draw(st.sampled_from([Renew.FIXED, Renew.FIXED, Renew.ON_HIT])),
+        "on_missing": draw(st.sampled_from(OnMissing)),
+    }
+
+
 def soon() -> Deadline:
     return Deadline(20)
 
 
-class PinMachine(RuleBasedStateMachine):
+class PinMachine(Checks, RuleBasedStateMachine):
     """See the module."""
 
     def __init__(self) -> None:
@@ -68,20 +81,32 @@ class PinMachine(RuleBasedStateMachine):
         self.world.start_engine()
         self.world.settle()
         self.model = Model()
+        self.prompts: list[tuple[int, ...]] = []
         self.floods = 0
+
+    @initialize(wanted=st.lists(st.tuples(prompts(), wishes()), min_size=1, max_size=3))
+    def begin(self, wanted: list[tuple[tuple[int, ...], dict[str, Any]]]) -> None:
+        """Not much can happen to nothing."""
+        for pin_id, (tokens, wish) in zip("abc", wanted, strict=False):
+            self.pin(pin_id, 0, tokens, wish, serves=True, crashes=False)
 
     # -- what is asked for -----------------------------------------------
 
-    @property
-    def engine(self):
-        return self.world.engine.rig.engine
+    def connected(self) -> bool:
+        return self.world.connected
 
-    def both(self) -> bool:
-        return self.world.engine is not None and self.world.controller is not None
+    def meant(self, which: int, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """Mostly a prompt that was served, else some other."""
+        known = self.prompts[-8:]
+        return known[which % len(known)] if known and which else tokens
 
     @precondition(lambda self: self.world.engine)
     @rule(tokens=prompts(), steps=st.sampled_from([5, 16, 100]))
     def serve(self, tokens: tuple[int, ...], steps: int) -> None:
+        self.prompts.append(tokens)
+        self.store(tokens, steps)
+
+    def store(self, tokens: tuple[int, ...], steps: int) -> None:
         hit = self.world.engine.rig.serve(tokens, steps=steps)
         assert hit <= self.model.longest_known(tokens)
         self.model.note_served(tokens, self.world.clocks.passed)
@@ -91,35 +116,37 @@ class PinMachine(RuleBasedStateMachine):
     def flood(self, chunks: int) -> None:
         for _ in range(chunks):
             self.floods += 1
-            self.serve(tuple(100_000 + self.floods * 16 + n for n in range(16)), 100)
+            self.store(tuple(100_000 + self.floods * 16 + n for n in range(16)), 100)
 
-    @precondition(both)
+    @precondition(connected)
     @rule(
         pin_id=pin_ids,
+        which=st.integers(0, 8),
         tokens=prompts(),
-        location=locations,
-        ttl=ttls,
-        renew=st.sampled_from([Renew.FIXED, Renew.FIXED, Renew.ON_HIT]),
-        on_missing=st.sampled_from(OnMissing),
-        owner=st.sampled_from("op"),
+        wish=wishes(),
+        serves=st.booleans(),
+        crashes=rarely,
     )
     def pin(
         self,
         pin_id: str,
+        which: int,
         tokens: tuple[int, ...],
-        location: str,
-        ttl: float | None,
-        renew: Renew,
-        on_missing: OnMissing,
-        owner: str,
+        wish: dict[str, Any],
+        serves: bool,
+        crashes: bool,
     ) -> None:
+        tokens = self.meant(which, tokens)
+        if serves:
+            self.serve(tokens, 100)
+            self.world.settle()
         content = PinContent(
-            owner=owner,
-            places=(Place(INSTANCE, location),),
+            owner=wish["owner"],
+            places=(Place(INSTANCE, wish["location"]),),
             tokens=tokens_to_bytes(tokens),
-            ttl_seconds=ttl,
-            renew=renew,
-            on_missing=on_missing,
+            ttl_seconds=wish["ttl"],
+            renew=wish["renew"],
+            on_missing=wish["on_missing"],
         )
         keeper = self.world.controller.keeper
         old = self.model.living.get(pin_id)
@@ -136,6 +163,8 @@ class PinMachine(RuleBasedStateMachine):
         assert kept.num_tokens <= self.model.longest_known(tokens)
         self.model.living[pin_id] = self.as_made(kept.row, tokens)
         self.model.living[pin_id].floor = kept.num_tokens
+        if crashes:
+            self.crash_controller()
 
     def as_made(self, row: PinRow, tokens: tuple[int, ...]) -> Pin:
         content = row.content
@@ -148,7 +177,7 @@ class PinMachine(RuleBasedStateMachine):
             renews=content.renew is Renew.ON_HIT,
         )
 
-    @precondition(both)
+    @precondition(connected)
     @rule(pin_id=pin_ids, ttl=ttls)
     def amend(self, pin_id: str, ttl: float | None) -> None:
         pin = self.model.living.get(pin_id)
@@ -165,18 +194,21 @@ class PinMachine(RuleBasedStateMachine):
         self.model.living[pin_id].floor = pin.floor
 
     @precondition(lambda self: self.world.controller)
-    @rule(pin_id=pin_ids)
-    def unpin(self, pin_id: str) -> None:
+    @rule(pin_id=pin_ids, crashes=rarely)
+    def unpin(self, pin_id: str, crashes: bool) -> None:
         pin = self.model.living.pop(pin_id, None)
         if pin is None:
             return
         released = self.world.run(self.world.controller.keeper.release(pin_id, soon()))
         self.model.raised(released.row.version)
-        assert bool(released.failures) == (self.world.engine is None)
+        assert bool(released.failures) == (not self.world.connected)
+        if crashes:
+            self.crash_controller()
 
-    @precondition(both)
-    @rule(tokens=prompts())
-    def look_up(self, tokens: tuple[int, ...]) -> None:
+    @precondition(connected)
+    @rule(which=st.integers(0, 8), tokens=prompts())
+    def look_up(self, which: int, tokens: tuple[int, ...]) -> None:
+        tokens = self.meant(which, tokens)
         asked = tokens_to_bytes(tokens)
         lookup = self.world.controller.lookup
         found = self.world.run(lookup.find(asked, EMPTY_SCOPE, settle_seconds=20))
@@ -188,16 +220,17 @@ class PinMachine(RuleBasedStateMachine):
         if most:
             assert there[found[INSTANCE][0]] == max(there.values())
 
-    @precondition(both)
-    @rule(tokens=prompts(), down=st.booleans(), keep=st.booleans())
-    def move(self, tokens: tuple[int, ...], down: bool, keep: bool) -> None:
+    @precondition(connected)
+    @rule(which=st.integers(0, 8), tokens=prompts(), down=st.booleans(), keep=st.booleans())
+    def move(self, which: int, tokens: tuple[int, ...], down: bool, keep: bool) -> None:
+        tokens = self.meant(which, tokens)
         source, target = (MEMORY, DISK) if down else (DISK, MEMORY)
         asked = {"location": source, "target": target, "tokens": tokens_to_bytes(tokens)}
         reply = self.ask(MoveCommand, keep=keep, **asked)
         assert reply.error in (None, "conflict")
         assert reply.num_tokens <= self.model.longest_known(tokens)
 
-    @precondition(both)
+    @precondition(connected)
     @rule(location=locations, tokens=st.just(()) | prompts(), force=st.booleans())
     def clear(self, location: str, tokens: tuple[int, ...], force: bool) -> None:
         asked = {"location": location, "tokens": tokens_to_bytes(tokens)}
@@ -212,60 +245,56 @@ class PinMachine(RuleBasedStateMachine):
 
     # -- what happens ----------------------------------------------------
 
-    @rule(passing=seconds)
-    def pass_time(self, passing: float) -> None:
+    @rule(passing=seconds, asleep=rarely)
+    def pass_time(self, passing: float, asleep: bool) -> None:
+        """Time passes, which a machine that is suspended does not count."""
         self.world.clocks.passed += passing
-
-    @rule(passing=seconds)
-    def suspend_the_engines_machine(self, passing: float) -> None:
-        self.world.clocks.passed += passing
-        self.world.clocks.suspended += passing
-        self.model.slept(passing)
+        if asleep:
+            self.world.clocks.suspended += passing
+            self.model.slept(passing)
 
     @precondition(lambda self: self.world.controller)
     @rule(by=st.integers(-100_000, 100_000).filter(lambda by: abs(by) > 2))
     def set_the_clock(self, by: int) -> None:
         self.world.clocks.set_by += by
 
-    @precondition(lambda self: self.world.engine)
-    @rule(goodbye=st.booleans())
-    def end_engine(self, goodbye: bool) -> None:
-        self.world.stop_engine(goodbye=goodbye)
-        self.model.lost(MEMORY)
-        if self.world.controller is None:
-            # It will serve before it is told again what is pinned.
-            self.model.lost(DISK)
+    @precondition(connected)
+    @rule(who=st.sampled_from(["engine", "controller", "both", "neither"]), orderly=st.booleans())
+    def part(self, who: str, orderly: bool) -> None:
+        """One side leaves, or both, or they no more hear of each other."""
+        if who == "neither":
+            self.world.cut()
+        if who in ("engine", "both"):
+            self.world.stop_engine(goodbye=orderly)
+            self.model.lost(MEMORY)
+        if who in ("controller", "both"):
+            self.world.stop_controller(orderly=orderly)
 
-    @precondition(lambda self: not self.world.engine)
-    @rule()
-    def start_engine(self) -> None:
-        self.world.start_engine()
-        # What the ledger asks it for begins anew.
-        self.model.may_be_renewed(self.world.clocks.passed)
+    @precondition(lambda self: not self.connected())
+    @rule(engine_first=st.booleans())
+    def come_back(self, engine_first: bool) -> None:
+        """The side that is away comes back, or one of both."""
+        world = self.world
+        if world.engine is None and (engine_first or world.controller is not None):
+            world.start_engine()
+        elif world.controller is None:
+            self.start_controller()
+        else:
+            world.mend()
+        # What the ledger asks an engine for begins anew.
+        self.model.may_be_renewed(world.clocks.passed)
 
-    @precondition(lambda self: self.world.controller)
-    @rule(orderly=st.booleans())
-    def end_controller(self, orderly: bool) -> None:
-        self.world.stop_controller(orderly=orderly)
-        if self.world.engine is None:
-            self.model.lost(DISK)
-
-    @precondition(lambda self: not self.world.controller)
-    @rule()
     def start_controller(self) -> None:
         self.world.start_controller()
-        self.model.may_be_renewed(self.world.clocks.passed)
         self.model.heard_from = self.world.clocks.passed
 
-    @precondition(lambda self: self.world.controller)
-    @rule(orderly=st.booleans(), passing=seconds)
-    def restart_controller(self, orderly: bool, passing: float) -> None:
-        self.end_controller(orderly)
-        self.pass_time(passing)
-        self.world.settle()  # The engine ends what it is time for.
+    def crash_controller(self) -> None:
+        """End it right after an answer, before anything else is done."""
+        self.world.stop_controller(orderly=False)
         self.start_controller()
+        self.model.may_be_renewed(self.world.clocks.passed)
 
-    @precondition(both)
+    @precondition(connected)
     @rule(orderly=st.booleans(), passing=seconds)
     def restart_both(self, orderly: bool, passing: float) -> None:
         self.world.stop_engine(goodbye=orderly)
@@ -274,6 +303,7 @@ class PinMachine(RuleBasedStateMachine):
         self.world.clocks.passed += passing
         self.start_controller()
         self.world.start_engine()
+        self.model.may_be_renewed(self.world.clocks.passed)
 
     # -- what must hold --------------------------------------------------
 
@@ -286,98 +316,8 @@ class PinMachine(RuleBasedStateMachine):
             self.disk_has_what_is_accounted_for()
             self.bounds_hold()
             self.pins_hold_what_they_say()
-        if self.both():
+        if self.connected():
             self.engine_holds_what_the_ledger_says()
-
-    def ledger_says_what_the_model_says(self) -> None:
-        ledger, passed = self.world.controller.ledger, self.world.clocks.passed
-        living = {row.pin_id: row for row in ledger.rows() if row.ended is None}
-        self.model.expire(passed, living)
-        assert living.keys() == self.model.living.keys()
-        for pin_id, row in living.items():
-            pin = self.model.living[pin_id]
-            assert row.version == pin.version
-            assert row.content.tokens == tokens_to_bytes(pin.tokens)
-            if pin.ttl is None:
-                assert row.expires_at is None
-                continue
-            left = row.expires_at - ledger.now()
-            assert left >= pin.left(passed) - 0.01
-            # A controller that has begun since knows of no hit before, and waits for news.
-            most = max(pin.most_left(passed), self.model.heard_from - passed if pin.renews else 0)
-            assert left <= most + 0.01
-
-    def engine_holds_what_the_ledger_says(self) -> None:
-        ledger, pins = self.world.controller.ledger, self.engine.tiers.pins
-        held = set(pins.ids())
-        assert held <= self.model.living.keys()
-        for pin_id in self.model.living:
-            place = ledger.get(pin_id).places[INSTANCE]
-            report = pins.report(pin_id)
-            if report is None:
-                assert (place.tokens_pinned, place.told) == (0, 0)
-                continue
-            assert place.tokens_pinned == report.tokens_pinned
-            assert place.pinned_bytes == report.pinned_bytes
-            assert place.reserved_bytes == report.reserved_bytes
-
-    def pins_hold_what_they_say(self) -> None:
-        tiers = self.engine.tiers
-        for pin_id in tiers.pins.ids():
-            pin = tiers.pins._pins[pin_id]
-            report = tiers.pins.report(pin_id)
-            location = pin.request.location
-            there = tiers.covered(pin.request.tokens, EMPTY_SCOPE)[location]
-            assert report.tokens_pinned <= there
-            residents = tiers.tier(location).residents
-            for cover in pin.covers.values():
-                assert pin_id in residents.marks(cover.key)
-                assert location == MEMORY or self.files([cover.key.hex()])
-            known = self.model.living.get(pin_id)
-            if known is not None and known.version == pin.request.version:
-                assert report.tokens_pinned >= known.floor
-                known.floor = report.tokens_pinned
-        for location in tiers.locations:
-            residents = tiers.tier(location).residents
-            marking = set().union(*(residents.marks(key) for key in residents))
-            assert marking <= set(tiers.pins.ids())
-        if self.both():
-            for pin_id, known in self.model.living.items():
-                assert not known.floor or pin_id in tiers.pins.ids()
-
-    def bounds_hold(self) -> None:
-        tiers = self.engine.tiers
-        for location in tiers.locations:
-            residents = tiers.tier(location).residents
-            assert residents.used_bytes <= residents.capacity_bytes
-            marked = sum(residents.size(key) for key in residents if residents.marked(key))
-            assert residents.pinned_bytes == marked
-            assert residents.reserved_bytes >= 0
-            taken = residents.pinned_bytes + residents.reserved_bytes
-            assert taken <= residents.capacity_bytes * 4 // 5
-        charged = dict.fromkeys(tiers.pins._charged, 0)
-        for pin in tiers.pins._pins.values():
-            charged[pin.request.owner] = charged.get(pin.request.owner, 0) + pin.charge
-        assert {owner: total for owner, total in charged.items() if total} == tiers.pins._charged
-        assert all(total <= QUOTA_BYTES for total in charged.values())
-
-    def disk_has_what_is_accounted_for(self) -> None:
-        tier = self.engine.tiers.tier(DISK)
-        sizes = {key.hex(): tier.residents.size(key) for key in tier.residents}
-        assert sizes == self.files(sizes)
-        assert tier.residents.used_bytes == sum(sizes.values())
-        assert tier.counters["damaged_frames"] == tier.counters["read_failures"] == 0
-
-    def files(self, names: Iterable[str]) -> dict[str, int]:
-        """The sizes of some frames' files, of those that are there."""
-        frames = self.world.disk / INSTANCE / "frames"
-        files = [frames / name[:2] / name for name in names]
-        return {file.name: file.stat().st_size for file in files if file.exists()}
-
-    def no_other_file_is_there(self) -> None:
-        frames = (self.world.disk / INSTANCE / "frames").glob("*/*")
-        tier = self.engine.tiers.tier(DISK)
-        assert {frame.name for frame in frames} == {key.hex() for key in tier.residents}
 
     def teardown(self) -> None:
         self.world.settle()

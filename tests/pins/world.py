@@ -10,18 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Coroutine
+import threading
+from collections.abc import Coroutine, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lmcache_core.api.connector import KVGroup
 from lmcache_core.api.deadline import Deadline
 from lmcache_core.api.frames import HEADER_BYTES
-from lmcache_core.api.messages import Goodbye
+from lmcache_core.api.messages import ControllerMessage, EngineMessage, Goodbye
 from lmcache_core.config import TierConfig
 from lmcache_core.controller.commands import Commands
 from lmcache_core.controller.directory import Directory
+from lmcache_core.controller.engine_record import EngineState
 from lmcache_core.controller.journal import Journal
 from lmcache_core.controller.keeper import PinKeeper
 from lmcache_core.controller.ledger import Ledger
@@ -33,8 +37,11 @@ from lmcache_core.controller.reception import Reception
 from lmcache_core.controller.reconciler import Reconciler
 from lmcache_core.engine.chunks.geometry import Geometry
 from lmcache_core.engine.control.agent import ControlAgent
+from lmcache_core.engine.pins.keeping import PinKeeping
+from lmcache_core.engine.tiers.restoring import PinRestoring
+from lmcache_core.engine.tiers.stack import TierStack
 from lmcache_core.plugins import PluginRegistry
-from lmcache_core.testing.queue_transport import QueueTransport
+from lmcache_core.testing.queue_transport import QueueLink, QueueTransport
 from tests.engine.rig import BLOCK_TOKENS, CHUNK_TOKENS, Rig
 from tests.engine.test_storage_tier import settle, settle_reads
 
@@ -75,6 +82,10 @@ class Clocks:
         """The engine's monotonic seconds."""
         return self.passed - self.suspended
 
+    def engine_wall(self) -> float:
+        """The engine's Unix time, which nobody sets."""
+        return self.passed + 1_800_000_000.0
+
 
 def make_rig(folder: Path, *, chunks: int, disk_chunks: int, **overrides: object) -> Rig:
     """An engine with little memory over a disk with little room."""
@@ -97,14 +108,52 @@ def installed() -> PluginRegistry:
     return PluginRegistry.discover()
 
 
+class Cable(QueueLink):
+    """The engine's end of the connection, which can be cut: then nothing comes through."""
+
+    is_cut = False
+
+    def send(self, message: EngineMessage) -> bool:
+        return self.is_cut or super().send(message)
+
+    def receive(self, timeout_seconds: float) -> ControllerMessage | None:
+        return None if self.is_cut else super().receive(timeout_seconds)
+
+
+@contextlib.contextmanager
+def on_clocks(clocks: Clocks) -> Iterator[None]:
+    """Let engines that start meanwhile take these for the time, from their first moment on."""
+    with pytest.MonkeyPatch.context() as patch:
+        for made, name, clock in (
+            (TierStack, "clock", clocks.engine),
+            (PinKeeping, "wall", clocks.engine_wall),
+            (PinRestoring, "wall", clocks.engine_wall),
+        ):
+            defaults = made.__init__.__kwdefaults__
+            assert name in defaults
+            patch.setitem(defaults, name, clock)
+        yield
+
+
+def settle_records(rig: Rig) -> None:
+    """Wait until all that was to be kept so far is kept."""
+    for tier in rig.engine.tiers.storage:
+        done = threading.Event()
+        assert tier.records is not None
+        with rig.engine.tiers.lock:
+            tier.records.sync(":settled", lambda _failure, done=done: done.set())
+        assert done.wait(10)
+    settle(rig)  # What they made room for is evicted behind.
+
+
 class EngineSide:
     """An engine, and its agent without a thread."""
 
     def __init__(self, folder: Path, address: str, clocks: Clocks, quota_bytes: int) -> None:
-        self.rig = make_rig(folder, chunks=5, disk_chunks=6, pin_owner_quota_bytes=quota_bytes)
+        with on_clocks(clocks):
+            self.rig = make_rig(folder, chunks=5, disk_chunks=6, pin_owner_quota_bytes=quota_bytes)
         engine = self.rig.engine
-        engine.tiers.pins._clock = clocks.engine
-        self.link = QueueTransport().dial(address)
+        self.link = Cable(address)
         self.agent = ControlAgent(
             engine,
             self.link,
@@ -127,7 +176,15 @@ class EngineSide:
     def idle(self) -> bool:
         """Whether the agent has nothing under way."""
         agent = self.agent
-        return not agent._waiting and agent._snapshot is None and not self.link._arrived
+        if self.link.is_cut:
+            return True
+        held = agent._held is not None and agent._held._held
+        return not (agent._waiting or held or agent._snapshot or self.link._arrived)
+
+    @property
+    def cut(self) -> bool:
+        """Whether nothing comes through to it and from it."""
+        return self.link.is_cut
 
     def beat(self) -> None:
         """Be due for a sign of life, or for another try to register."""
@@ -182,6 +239,12 @@ class ControllerSide:
             and journal._writing is None
             and not hurries
         )
+
+    async def miss_engine(self) -> None:
+        """Notice that nothing has been heard of the engine, as the sweep does."""
+        for engine in self.directory.live():
+            engine.state = EngineState.SILENT
+            self.reception._gone(engine, "has not been heard of")
 
     async def close(self, *, orderly: bool) -> None:
         """End; without order nothing more is written."""
@@ -247,6 +310,24 @@ class World:
         self.loop.run_until_complete(self.controller.close(orderly=orderly))
         self.controller = None
 
+    @property
+    def connected(self) -> bool:
+        """Whether both sides are there and hear of each other."""
+        return self.controller is not None and self.engine is not None and not self.engine.cut
+
+    def cut(self) -> None:
+        """Let nothing come through, until the controller has noticed that."""
+        assert self.engine is not None
+        self.engine.link.is_cut = True
+        if self.controller is not None:
+            self.loop.run_until_complete(self.controller.miss_engine())
+
+    def mend(self) -> None:
+        """Let messages through; what was sent meanwhile is lost."""
+        assert self.engine is not None
+        self.engine.link._arrived.clear()
+        self.engine.link.is_cut = False
+
     def run(self, asked: Coroutine[Any, Any, Any]) -> Any:
         """Let both sides work until something is answered."""
         return self.loop.run_until_complete(self._beside(asked))
@@ -257,8 +338,11 @@ class World:
             if self.engine is not None:
                 settle_reads(self.engine.rig)
                 settle(self.engine.rig)
+                settle_records(self.engine.rig)
                 self.engine.beat()
             self.loop.run_until_complete(self._quiet())
+            if self.engine is not None:
+                settle_records(self.engine.rig)
 
     async def _quiet(self) -> None:
         deadline = Deadline(20)

@@ -92,6 +92,7 @@ class TierRecords:
         syncs: Whether the store has to be synced to be durable.
         recovered: Set once the store was gone through.
         evict: Lets a chunk make room and returns when it has.
+        trim: Lets what is above the tier's bound be evicted, and does not wait.
 
     Attributes:
         failing: Whether the last change has failed.
@@ -107,6 +108,7 @@ class TierRecords:
         syncs: bool,
         recovered: threading.Event,
         evict: Callable[[], None],
+        trim: Callable[[], None],
     ) -> None:
         self.failing = False
         self._holdings = holdings
@@ -116,6 +118,7 @@ class TierRecords:
         self._syncs = syncs
         self._recovered = recovered
         self._evict = evict
+        self._trim = trim
         self._changed = threading.Condition()
         self._pending: dict[str, Change] = {}
         self._failed: dict[str, Change] = {}
@@ -282,6 +285,8 @@ class TierRecords:
             message = f"{self._holdings.name} did not take a record: {status.value}"
             raise BackendError(message)
         self._note(name, kept)
+        # Behind it: a pin's answer does not wait for chunks to be written and removed.
+        self._trim()
 
     def _note(self, name: str, kept: Kept) -> None:
         """A record is there that takes the place of the one there was."""

@@ -143,6 +143,7 @@ class StorageTier:
                 syncs=Capability.SYNC in capabilities,
                 recovered=self._recovery.over,
                 evict=partial(self._writer.evict, call_seconds),
+                trim=self._writer.trim,
             )
             if self._recovery is not None and Capability.DURABLE in capabilities
             else None

@@ -135,6 +135,18 @@ class TierWriter:
         if self._worker.submit(work):
             over.wait(wait_seconds)
 
+    def trim(self) -> None:
+        """Evict what is above the bound, behind the writes that are queued; nobody waits for it."""
+
+        def work() -> None:
+            try:
+                self.make_room(0)
+            except LMCacheError as error:
+                log.warning("tier.evict_failed", tier=self._holdings.name, error=str(error))
+
+        # Where too many writes wait, the next of them evicts as much.
+        self._worker.submit(work)
+
     def _write(self, sealing: Sealing, done: Callable[[], None]) -> None:
         holdings = self._holdings
         entry, known, failure = sealing.entry, None, "put_failures"
