@@ -81,7 +81,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.now = Model({}, {}, {})
         self.synced = self.now.copy()
-        self.highest = 0
+        self.highest = self.synced_highest = 0
         self.open()
 
     # -- the ledger ------------------------------------------------------
@@ -104,7 +104,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.journal.may_commit = True
         self.loop.run_until_complete(self.ledger.synced(Deadline(20)))
         self.journal.may_commit = False
-        self.synced = self.now.copy()
+        self.synced, self.synced_highest = self.now.copy(), self.highest
 
     # -- what happens ----------------------------------------------------
 
@@ -181,9 +181,11 @@ class LedgerMachine(RuleBasedStateMachine):
         if orderly:
             self.journal.may_commit = True
             self.loop.run_until_complete(self.journal.close())
-            self.synced = self.now.copy()
+            self.synced, self.synced_highest = self.now.copy(), self.highest
         else:
             self.crash()
+            # A version that was not synced was told to nobody, and may be given again.
+            self.highest = self.synced_highest
         self.passed += away
         self.now = self.synced.copy()
         self.open()
