@@ -60,7 +60,8 @@ EACH = [(path, method) for path, names in OPERATIONS.items() for method in names
 WITH_FIELDS = [
     (path, method)
     for path, method in EACH
-    if method in {"patch", "post", "put"} or path.endswith(("pins", "jobs"))
+    if (method in {"patch", "post", "put"} or path.endswith(("pins", "jobs")))
+    and not path.endswith("adopt")  # It has nothing but the instance's name.
 ]
 
 

@@ -21,7 +21,11 @@ def test_the_registry_finds_the_backend():
     spec = PluginRegistry.discover().backend(NAME)
     assert isinstance(spec, StorageBackendSpec)
     assert spec.capabilities == (
-        Capability.DURABLE | Capability.SYNC | Capability.SCAN | Capability.USAGE
+        Capability.DURABLE
+        | Capability.SYNC
+        | Capability.SCAN
+        | Capability.USAGE
+        | Capability.REPLACE
     )
     assert spec.config is LocalDiskConfig
 
