@@ -292,15 +292,33 @@ def test_a_reservation_in_a_durable_tier_is_active_once_it_is_synced(folder, mon
         assert report(rig).state is PinState.ACTIVE
 
 
-def test_what_was_lost_meanwhile_is_reserved_and_degraded(pinned):
+@pytest.mark.parametrize("number", range(4))
+def test_what_was_lost_meanwhile_is_reserved_and_degraded(pinned, number):
     chunks = [file for file in pinned.files() if file not in record_files(pinned)]
-    chunks[2].unlink()
+    chunks[number].unlink()
     with engine(pinned) as rig:
         assert report(rig).state is PinState.DEGRADED
         assert report(rig).tokens_pinned < len(LONG)
         rig.serve(LONG)
         settle(rig)
         assert report(rig).state is PinState.ACTIVE
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_what_lies_behind_a_gap_is_held_by_a_pin_that_waits_for_the_rest(folder, number):
+    with engine(folder) as rig:
+        rig.serve(LONG)
+        settle(rig)
+        tiers = rig.engine.tiers
+        gone = bytes.fromhex(folder.files()[number].name)
+        tiers.drop(MEMORY, tiers.keys(MEMORY), force=True)
+        tiers.drop(NAME, [gone], force=True)
+        settle(rig)
+        assert pin(rig, on_missing=OnMissing.RESERVE).tokens_pinned < len(LONG)
+        rig.serve(LONG)
+        settle(rig)
+        assert report(rig).state is PinState.ACTIVE
+        assert below(rig).pinned_bytes == 4 * FRAME_BYTES
 
 
 @pytest.mark.parametrize("at", [0, 8, 40, 110, 150, 4096, 4110, -1])

@@ -179,6 +179,7 @@ class PinTable:
         pin = Pin(request, Pieces(chain, wanted), due, tier.usable)
         pin.covers = dict(enumerate(tier.covers(chain)))
         pin.awaits = True
+        self._cover_behind_gaps(pin, tier)
         if pin.covers:
             pin.lost = {piece.number for piece in pin.missing()}
         pin.charge = self._check_room(pin, old, tier)
@@ -206,7 +207,16 @@ class PinTable:
         chain = self._chain_of(request.tokens, request.scope)
         pin = Pin(request, Pieces(chain, request.tokens), self._due(request), tier.usable)
         pin.covers = dict(enumerate(tier.covers(chain)))
+        if pin.awaits:
+            self._cover_behind_gaps(pin, tier)
         return pin
+
+    @staticmethod
+    def _cover_behind_gaps(pin: Pin, tier: PinnableTier) -> None:
+        """Cover what is there behind a chunk that is not: nobody will tell of its coming."""
+        for piece in pin.missing():
+            if piece.number not in pin.covers and piece.key in tier.residents:
+                pin.covers[piece.number] = Cover(piece.key, pin.pieces.tokens(piece.number))
 
     def _renew(self, pin: Pin, request: PinRequest) -> None:
         """Give a pin that holds all it covers another time, order of renewal or label."""
