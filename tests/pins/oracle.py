@@ -21,6 +21,9 @@ PIN_SHARE = 0.8
 Facts = dict[str, Any]
 
 
+RECORDS_DIFFER = "what records take is not what is accounted for"
+
+
 class Oracle:
     """Pins that were acknowledged, and what must not come back.
 
@@ -135,7 +138,7 @@ class Oracle:
         sizes = {file.name: file.stat().st_size for file in files}
         records = [n for n in sizes if is_records_of(bytes.fromhex(n), INSTANCE)]
         if sum(sizes.pop(name) for name in records) != engine["records"]:
-            wrong.append("what records take is not what is accounted for")
+            wrong.append(RECORDS_DIFFER)
         if sizes != engine["frames"]:
             wrong.append("what is accounted for is not what is on the disk")
         if any((folder / INSTANCE / "aside").iterdir()):
