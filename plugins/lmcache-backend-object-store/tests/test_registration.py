@@ -23,7 +23,9 @@ ROOT = Path(__file__).parents[3]
 def test_the_registry_finds_the_backend():
     spec = PluginRegistry.discover().backend(NAME)
     assert isinstance(spec, StorageBackendSpec)
-    assert spec.capabilities == Capability.DURABLE | Capability.SHARED | Capability.SCAN
+    assert spec.capabilities == (
+        Capability.DURABLE | Capability.SHARED | Capability.SCAN | Capability.REPLACE
+    )
     assert spec.config is ObjectStoreConfig
 
 

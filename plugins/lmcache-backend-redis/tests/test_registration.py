@@ -17,7 +17,7 @@ from lmcache_core.plugins import PluginRegistry
 def test_the_registry_finds_the_backend() -> None:
     spec = PluginRegistry.discover().backend("redis")
     assert isinstance(spec, StorageBackendSpec)
-    assert spec.capabilities == Capability.SHARED | Capability.SELF_EVICTING
+    assert spec.capabilities == (Capability.SHARED | Capability.SELF_EVICTING | Capability.REPLACE)
     assert spec.config is RedisConfig
 
 
