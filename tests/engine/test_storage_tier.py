@@ -8,6 +8,7 @@ import pytest
 
 from lmcache_core.api import BackendContext, Capability, Deadline, PutStatus
 from lmcache_core.api.connector import KVGroup
+from lmcache_core.api.pins import Renew
 from lmcache_core.engine.cache import promotion
 from lmcache_core.engine.chunks.entry import Entry
 from lmcache_core.engine.chunks.geometry import Geometry
@@ -364,3 +365,22 @@ def test_the_slot_of_a_frame_that_was_not_written_is_not_sealed_later():
     assert late == b"\xee" * FRAME_BYTES
     Sealing(seal, entries[1], memoryview(early), bytes(32)).seal()
     seal.verify(entries[1], memoryview(early), bytes(32))
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["in memory too", "only there"])
+def test_a_hit_renews_the_pins_of_what_is_held_below(rig, monkeypatch, lost):
+    pins, now = rig.engine.tiers.pins, 0.0
+    monkeypatch.setattr(pins, "_clock", lambda: now)
+    rig.serve(LONG)
+    settle(rig)
+    with rig.engine.tiers.lock:
+        for renew in (Renew.FIXED, Renew.ON_HIT):
+            pins.pin(ask(LONG, renew.value, location="dict", ttl_seconds=10, renew=renew))
+    if lost:
+        flood(rig)
+        settle(rig)
+    now = 8.0
+    assert rig.serve(LONG) == len(LONG) - 1
+    now = 17.0
+    with rig.engine.tiers.lock:
+        assert pins.expire() == [Renew.FIXED.value]

@@ -133,7 +133,7 @@ class CacheEngine(CacheFacade):
                 entry.origin = memory.name
             self.tiers.lowering.used(found)
             if found:
-                self.tiers.pins.note_hit(memory.name, found[0].key)
+                self.tiers.pins.note_hit(found[0].key)
             return match
 
     def plan_load(

@@ -339,16 +339,21 @@ class PinTable:
                 self._reservations[location].add(pin.pieces[number], pin_id)
             self._changed.add(pin_id)
 
-    def note_hit(self, location: str, key: Key) -> None:
+    def note_hit(self, key: Key) -> None:
         """The first chunk of a hit, which all its pins mark: renew those that ask for it."""
-        residents = self._tiers[location].residents
-        for pin_id in residents.marks_among(key, self._renewing):
-            pin = self._pins[pin_id]
-            pin.due = self._due(pin.request)
-            # The ledger keeps deadlines too and must not end it meanwhile.
-            self._changed.add(pin_id)
-            if self.keeping is not None and pin.request.ttl_seconds is not None:
-                self.keeping.renewed(pin, pin.request.ttl_seconds)
+        if not self._renewing:
+            return
+        # What a pin holds below host memory is hit there, too: it is copied up and stays.
+        for tier in self._tiers.values():
+            for pin_id in tier.residents.marks_among(key, self._renewing):
+                self._renew_for_hit(self._pins[pin_id])
+
+    def _renew_for_hit(self, pin: Pin) -> None:
+        pin.due = self._due(pin.request)
+        # The ledger keeps deadlines too and must not end it meanwhile.
+        self._changed.add(pin.request.pin_id)
+        if self.keeping is not None and pin.request.ttl_seconds is not None:
+            self.keeping.renewed(pin, pin.request.ttl_seconds)
 
     def report(self, pin_id: str) -> PinReport | None:
         """The report of one pin, or None."""
