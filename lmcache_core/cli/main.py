@@ -8,6 +8,9 @@ from lmcache_core.cli.lazy import LazyCommand, lazy_group
 from lmcache_core.cli.plugin_commands import PluginCommands
 
 COMMANDS = {
+    "adopt": LazyCommand(
+        "lmcache_core.cli.instances:adopt", "Take over an engine's pins from another ledger."
+    ),
     "clear": LazyCommand("lmcache_core.cli.chunks:clear", "Drop unpinned chunks of a tier."),
     "compress": LazyCommand(
         "lmcache_core.cli.chunks:compress", "Encode chunks of a storage tier by serdes."

@@ -1,4 +1,4 @@
-"""``lmcache`` against a controller: pin, unpin, pins, lookup, move, clear, jobs."""
+"""``lmcache`` against a controller: pin, unpin, pins, lookup, move, clear, jobs, adopt."""
 
 from __future__ import annotations
 
@@ -203,6 +203,15 @@ def test_a_running_job_is_waited_for(
     assert json.loads(shown.stdout)[0]["state"] == "done"
 
 
+def test_an_engine_that_serves_this_ledger_is_adopted_already(
+    lmcache: Command, peer: EnginePeer
+) -> None:
+    adopted = lmcache("adopt", "node")
+    assert adopted.exit_code == 0, adopted.output
+    assert adopted.stdout.splitlines()[1].split()[:3] == ["node", "live", "peerhost"]
+    assert lmcache.json("adopt", "node")["other_ledger"] is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
@@ -225,6 +234,8 @@ def test_a_running_job_is_waited_for(
         (["unpin", "none"], 1, "unknown pin"),
         (["move", "--from", "x", "--to", "y", "--tokens", "1"], 2, "INSTANCE:LOCATION"),
         (["clear", *WHERE], 2, "--tokens, --prompt, --messages or --all"),
+        (["adopt"], 2, "INSTANCE"),
+        (["adopt", "nobody"], 1, "unknown instance 'nobody'; available: node"),
         (["jobs", "none"], 1, "unknown event"),
         (["jobs", "--wait"], 2, "one EVENT"),
         (["pins", "--url", "localhost:9000"], 2, "write for example http://"),
