@@ -37,6 +37,9 @@ COMMANDS = {
     "pin": LazyCommand("lmcache_core.cli.pins:pin", "Keep a prompt's KV cache where it is."),
     "pins": LazyCommand("lmcache_core.cli.pins:pins", "List pins, and how much of them holds."),
     "unpin": LazyCommand("lmcache_core.cli.pins:unpin", "Release pins."),
+    "warm": LazyCommand(
+        "lmcache_core.cli.warm:warm", "Have the prompts of pins computed that are not active."
+    ),
     "plugins": LazyCommand(
         "lmcache_core.cli.plugins:plugins", "List the plugins, and why one is not loaded."
     ),

@@ -18,6 +18,9 @@ from lmcache_core.controller.engine_record import EngineRecord
 from lmcache_core.controller.failures import ServerFailedError, ServerRefusedError
 from lmcache_core.errors import DeadlineExceededError
 
+CONNECT_SECONDS = 5.0
+"""How long a connection may take: nothing can cut that short."""
+
 MAX_ANSWER_BYTES = 64 << 20
 MAX_REASON_BYTES = 1 << 16
 MAX_REASON_LETTERS = 500
@@ -68,20 +71,23 @@ class ServingClient:
         url = f"{(engine.serving_url or '').rstrip('/')}{path}"
         what = f"{url} of instance {engine.instance_id!r}"
         deadline.check(what)
-        connection = _connection(url, what, deadline.remaining_seconds)
+        exchange = _Exchange(url, what, deadline.remaining_seconds)
         loop = asyncio.get_running_loop()
         body = msgspec.json.encode(question)
         sent = {"Content-Type": "application/json", **headers}
-        asked = loop.run_in_executor(self._threads, _ask, connection, url, body, sent)
+        asked = loop.run_in_executor(self._threads, exchange.run, body, sent)
         try:
             async with asyncio.timeout(deadline.remaining_seconds):
                 status, answer = await asked
         except TimeoutError as error:
-            raise DeadlineExceededError(what, deadline.seconds) from error
+            if deadline.expired:
+                raise DeadlineExceededError(what, deadline.seconds) from error
+            reason = f"no connection within {CONNECT_SECONDS:g} s"
+            raise ServerFailedError(what, reason) from error
         except (OSError, HTTPException, ValueError) as error:
             raise ServerFailedError(what, str(error) or type(error).__name__) from error
         finally:
-            _cut(connection)
+            exchange.cut()
         if status in REFUSALS:
             raise ServerRefusedError(what, _reason(answer) or str(status))
         if status >= 300:
@@ -93,25 +99,44 @@ class ServingClient:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _connection(url: str, what: str, seconds: float) -> HTTPConnection:
-    try:
-        parts = urlsplit(url)
-        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        if parts.scheme not in ("http", "https") or parts.hostname is None:
-            reason = "its serving_url is no http:// or https:// address"
-            raise ServerFailedError(what, reason)
-        return kind(parts.hostname, parts.port, timeout=max(0.001, seconds))
-    except ValueError as error:
-        raise ServerFailedError(what, f"its serving_url is no address: {error}") from error
+class _Exchange:
+    """One question and its answer, on a connection of its own.
 
+    Raises:
+        ServerFailedError: The address is none.
+    """
 
-def _ask(
-    connection: HTTPConnection, url: str, body: bytes, headers: Mapping[str, str]
-) -> tuple[int, bytes]:
-    with contextlib.closing(connection):
-        connection.request("POST", urlsplit(url).path, body, dict(headers))
-        answer = connection.getresponse()
-        return answer.status, _read(answer)
+    def __init__(self, url: str, what: str, seconds: float) -> None:
+        try:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or parts.hostname is None:
+                reason = "its serving_url is no http:// or https:// address"
+                raise ServerFailedError(what, reason)
+            kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+            connect_seconds = max(0.001, min(seconds, CONNECT_SECONDS))
+            self._connection = kind(parts.hostname, parts.port, timeout=connect_seconds)
+        except ValueError as error:
+            raise ServerFailedError(what, f"its serving_url is no address: {error}") from error
+        self._path = parts.path
+        self._seconds = seconds
+        self._sock: socket.socket | None = None
+
+    def run(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        """Ask; the status and the body of the answer."""
+        with contextlib.closing(self._connection) as connection:
+            connection.connect()
+            # The connection lets go of it while the answer is still to be read.
+            self._sock = connection.sock
+            self._sock.settimeout(self._seconds)
+            connection.request("POST", self._path, body, dict(headers))
+            with contextlib.closing(connection.getresponse()) as answer:
+                return answer.status, _read(answer)
+
+    def cut(self) -> None:
+        """Let the thread go that reads the answer, however slowly that comes."""
+        if self._sock is not None:
+            with contextlib.suppress(OSError):  # It has been closed meanwhile.
+                self._sock.shutdown(socket.SHUT_RDWR)
 
 
 def _read(answer: HTTPResponse) -> bytes:
@@ -122,14 +147,6 @@ def _read(answer: HTTPResponse) -> bytes:
         message = f"its answer is longer than {MAX_ANSWER_BYTES} bytes"
         raise ValueError(message)
     return body
-
-
-def _cut(connection: HTTPConnection) -> None:
-    """Let the thread go that reads from a connection, however slowly it is written to."""
-    sock = connection.sock
-    if sock is not None:
-        with contextlib.suppress(OSError):  # It has been closed meanwhile.
-            sock.shutdown(socket.SHUT_RDWR)
 
 
 def _reason(body: bytes) -> str:
