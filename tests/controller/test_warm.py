@@ -6,11 +6,13 @@ import asyncio
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from lmcache_core.config import TierConfig
 from lmcache_core.controller.commands import Commands
 from lmcache_core.controller.completion import InexpressibleError, Secrets, completion
 from lmcache_core.controller.directory import Directory
@@ -32,8 +34,8 @@ from tests.controller.completions import (
     completions,
 )
 from tests.controller.controller_process import ControllerProcess
-from tests.controller.engine_peer import MEMORY, NAMESPACE, EnginePeer, eventually
-from tests.engine.rig import Rig
+from tests.controller.engine_peer import DISK, MEMORY, NAMESPACE, EnginePeer, eventually
+from tests.engine.rig import FRAME_BYTES, SLOT_BYTES, Rig
 
 PROMPT = list(range(1, 43))
 OTHER = list(range(501, 543))
@@ -88,7 +90,7 @@ def reasons(job: dict[str, Any]) -> dict[str, str]:
 
 
 @contextmanager
-def serving(controller: ControllerProcess) -> Iterator[Warm]:
+def serving(controller: ControllerProcess, **fields: object) -> Iterator[Warm]:
     lock = threading.Lock()
 
     def compute(body: dict[str, Any], _headers: Mapping[str, str]) -> None:
@@ -111,6 +113,7 @@ def serving(controller: ControllerProcess) -> Iterator[Warm]:
             "instance_id": "warm",
             "heartbeat_seconds": 0.3,
             "serving_url": server.url,
+            **fields,
         }
         with Rig(chunks=24, overrides=overrides) as rig:
             eventually(lambda: controller.state("warm") == "live")
@@ -148,6 +151,20 @@ def test_a_pin_of_a_prompt_that_was_never_seen_becomes_active(warm: Warm) -> Non
     assert warm.rig.hit(PROMPT) == 42
     finished = warm.controller.post("/check_finish", event_id=job["event_id"]).json()
     assert finished == {"status": "done"}
+
+
+def test_a_pin_on_a_disk_is_active_once_it_is_durable_there(
+    controller: ControllerProcess, tmp_path: Path
+) -> None:
+    tiers = (
+        TierConfig(MEMORY, 24 * SLOT_BYTES),
+        TierConfig(DISK, 24 * FRAME_BYTES, {"path": str(tmp_path)}),
+    )
+    with serving(controller, tiers=tiers) as warm:
+        place = {"instance_id": "warm", "location": DISK}
+        assert warm.put("kept", PROMPT[:40], placements=[place])["state"] == "pending"
+        assert outcomes(warm()) == {"kept": ("active", 40, True)}
+        assert len(list(tmp_path.glob("*/frames/*/*"))) >= 3
 
 
 def test_what_there_is_nothing_to_do_for_is_done_at_once(warm: Warm) -> None:
