@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from lmcache_core.api.deadline import Deadline
 from lmcache_core.api.pins import PinState
 from lmcache_core.controller.completion import PATH, Secrets, completion, rank_headers
 from lmcache_core.controller.directory import Directory
-from lmcache_core.controller.failures import EngineRefusedError, FieldError, TooManyError
+from lmcache_core.controller.failures import (
+    EngineRefusedError,
+    FieldError,
+    ServerFailedError,
+    ServerRefusedError,
+    TooManyError,
+)
 from lmcache_core.controller.jobs import Job, Jobs
 from lmcache_core.controller.keeper import PinKeeper
 from lmcache_core.controller.ledger import Ledger
@@ -20,7 +26,7 @@ from lmcache_core.controller.pin_row import NOBODY_SERVES, PinRow
 from lmcache_core.controller.selection import Selection
 from lmcache_core.controller.serving_client import ServingClient
 from lmcache_core.controller.warmed import Warmed
-from lmcache_core.errors import LMCacheError
+from lmcache_core.errors import DeadlineExceededError, LMCacheError
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
@@ -37,6 +43,9 @@ MAX_JOBS = 16
 
 ASK_SECONDS = 10.0
 """How long an engine may take to say what it holds; it waits meanwhile for stores."""
+
+MAX_FAILURES = 3
+"""Failures of a server in a row after which a job asks it no more: each may take all its time."""
 
 ENDED = "the controller ended while this was under way"
 
@@ -55,6 +64,43 @@ class Order(NamedTuple):
 
     prompt_seconds: float
     secrets: Secrets
+
+
+class Failures:
+    """How often a server has failed one job in a row.
+
+    Attributes:
+        count: So often.
+        last: How it failed last.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last = ""
+
+    def check(self) -> None:
+        """Make sure that it is worth being asked.
+
+        Raises:
+            NotWarmedError: It has failed too often.
+        """
+        if self.count >= MAX_FAILURES:
+            message = f"its server has failed {self.count} times and is asked no more: {self.last}"
+            raise NotWarmedError(message)
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count how a request ends."""
+        try:
+            yield
+        except (ServerFailedError, DeadlineExceededError) as error:
+            self.count += 1
+            self.last = str(error)
+            raise
+        except ServerRefusedError:
+            self.count = 0  # It answers.
+            raise
+        self.count = 0
 
 
 class Warmer:
@@ -131,10 +177,11 @@ class Warmer:
             log.info("pins.not_warmed", event_id=job.event_id, reason=str(error))
 
     async def _warm_each(self, job: Job, placements: list[Warmed], order: Order) -> None:
+        failures = Failures()
         for placement in placements:
             try:
                 async with self._turns:
-                    await self._warm(placement, order)
+                    await self._warm(placement, order, failures)
             except LMCacheError as error:
                 placement.reason = str(error)
             except Exception:
@@ -145,7 +192,7 @@ class Warmer:
             job.answered += 1
             job.num_tokens = sum(p.num_tokens for p in job.placements if p.done)
 
-    async def _warm(self, placement: Warmed, order: Order) -> None:
+    async def _warm(self, placement: Warmed, order: Order, failures: Failures) -> None:
         """Have a pin's prompt computed where it is missing."""
         instance_id, pin_id = placement.instance_id, placement.pin_id
         if instance_id is None:
@@ -167,13 +214,16 @@ class Warmer:
                 "it computed; set serving_url in the engine's configuration"
             )
             raise NotWarmedError(message)
-        await self._servers.post(
-            engine,
-            PATH,
-            completion(row.content, engine.namespace.model, order.secrets),
-            Deadline(order.prompt_seconds),
-            rank_headers(instance_id),
-        )
+        question = completion(row.content, engine.namespace.model, order.secrets)
+        failures.check()
+        with failures.counted():
+            await self._servers.post(
+                engine,
+                PATH,
+                question,
+                Deadline(order.prompt_seconds),
+                rank_headers(instance_id),
+            )
         placement.computed = True
         reason = await self._ask(pin_id, instance_id)
         placement.reason = reason and f"its server has computed it, and still: {reason}"

@@ -238,6 +238,21 @@ def test_what_fails_says_why_and_stops_nothing_else(warm: Warm) -> None:
     assert "Connection refused" in reasons(nobody)["gone"]
 
 
+def test_a_server_that_fails_again_and_again_is_asked_no_more(warm: Warm) -> None:
+    for number in range(5):
+        warm.put(f"p{number}", [BROKEN, number, *SHORT])
+    assert warm.put("refused", [TOO_LONG, *SHORT])["state"] == "pending"
+    job = warm(pin_ids=["p0", "p1", "refused", "p2", "p3", "p4"])
+    assert (job["asked"], job["answered"], job["num_tokens"]) == (6, 6, 0)
+    # A refusal is an answer: the count begins anew behind it.
+    assert len(warm.server.asked) == 6
+    job = warm(pin_ids=["p0", "p1", "p2", "p3", "p4"])
+    assert len(warm.server.asked) == 6 + 3
+    why = reasons(job)["p4"]
+    assert "failed 3 times and is asked no more" in why
+    assert "500 out of memory" in why
+
+
 def test_an_instance_without_a_server_says_so(warm: Warm) -> None:
     with warm.controller.peer("mute"):
         warm.put("mute", placements=[{"instance_id": "mute", "location": MEMORY}])
