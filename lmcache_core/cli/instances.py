@@ -11,7 +11,7 @@ import click
 from lmcache_core.cli.client import ControllerClient, NoAnswerError, controller_options, show
 from lmcache_core.cli.table import table
 
-HEADINGS = ("INSTANCE", "STATE", "HOST", "MODEL", "PINS")
+HEADINGS = ("INSTANCE", "STATE", "HOST", "MODEL")
 POLL_SECONDS = 0.1
 
 
@@ -25,13 +25,12 @@ def adopt(*, instance: str, client: ControllerClient, as_json: bool) -> None:
     if as_json:
         show(engine)
     else:
-        row = [engine["instance_id"], engine["state"], engine["host"]]
-        row += [engine["namespace"]["model"], str(engine["pins"])]
+        row = (engine["instance_id"], engine["state"], engine["host"], engine["namespace"]["model"])
         click.echo(table(HEADINGS, [row]))
 
 
 def _adopted(client: ControllerClient, engine: dict[str, Any]) -> dict[str, Any]:
-    """An engine once it has registered with the pins that it has.
+    """An engine once it has registered again, as one of this ledger's.
 
     Raises:
         NoAnswerError: It has been told to and has not done so in time.
@@ -41,7 +40,7 @@ def _adopted(client: ControllerClient, engine: dict[str, Any]) -> dict[str, Any]
     while engine["other_ledger"] is not None:
         if time.monotonic() > ends:
             message = (
-                f"instance {name!r} has been told, and has not registered with its pins in "
+                f"instance {name!r} has been told, and has not registered again in "
                 f"{client.timeout_seconds:g} s; GET /v1/instances shows its other_ledger until then"
             )
             raise NoAnswerError(message)

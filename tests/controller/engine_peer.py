@@ -24,6 +24,7 @@ from lmcache_core.api.messages import (
     Events,
     Goodbye,
     Heartbeat,
+    Held,
     Identify,
     MoveCommand,
     PinCommand,
@@ -75,6 +76,7 @@ class EnginePeer:
     Attributes:
         answering: False lets commands go unanswered.
         beating: False lets heartbeats stop.
+        naming: False lets the pins that it holds get lost on their way.
         refusal: A failure that pins are answered with, or None.
         facts: What chunks that were encoded anew are answered with.
         moves: Tokens that moves are answered with.
@@ -112,6 +114,7 @@ class EnginePeer:
         self.serving_url = serving_url
         self.answering = True
         self.beating = True
+        self.naming = True
         self.refusal: tuple[str, dict[str, int]] | None = None
         self.before_reply: Callable[[Command], None] = lambda _command: None
         self.tells_facts = False
@@ -266,6 +269,8 @@ class EnginePeer:
         elif isinstance(message, Welcome) and message.incarnation == self.incarnation:
             self._welcomed = True
             self._next_beat = time.monotonic() + self.heartbeat_seconds
+            if self.naming:
+                self._name_pins()
             if message.want_snapshot:
                 self._send_snapshot()
             self.welcomes += 1
@@ -273,21 +278,32 @@ class EnginePeer:
     def _tiers(self) -> tuple[TierStatus, ...]:
         return tuple(tier(name, self.store_id * (name == DISK)) for name in self.locations)
 
+    def introduction(self) -> dict[str, Any]:
+        """What it registers with."""
+        return {
+            "instance_id": self.instance_id,
+            "incarnation": self.incarnation,
+            "namespace": self.namespace,
+            "tiers": self._tiers(),
+            "sequence": self.sequence,
+            "pid": os.getpid(),
+            "host": "peerhost",
+            "serving_url": self.serving_url,
+            "heartbeat_seconds": self.heartbeat_seconds,
+            "ledger_id": self.ledger_id,
+        }
+
     def _register(self) -> None:
+        self.link.send(Register(**self.introduction()))
+
+    def _name_pins(self) -> None:
         self.link.send(
-            Register(
+            Held(
                 instance_id=self.instance_id,
                 incarnation=self.incarnation,
-                namespace=self.namespace,
-                tiers=self._tiers(),
                 pins=tuple(self._report(request) for request in self.held.values()),
                 pin_requests=tuple(self._left(request) for request in self.held.values()),
-                sequence=self.sequence,
-                pid=os.getpid(),
-                host="peerhost",
-                serving_url=self.serving_url,
-                heartbeat_seconds=self.heartbeat_seconds,
-                ledger_id=self.ledger_id,
+                last=True,
             )
         )
 
