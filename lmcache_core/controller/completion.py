@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lmcache_core.controller.pin_row import PinContent
-from lmcache_core.controller.ranks import rank_of
 from lmcache_core.errors import LMCacheError
 from lmcache_core.keys import Scope
 
@@ -77,9 +76,3 @@ def completion(content: PinContent, model: str, secrets: Secrets) -> dict[str, A
         tags = {f"{TAG_PREFIX}{name}": value for name, value in scope.tags.items()}
         body["kv_transfer_params"] = tags
     return body
-
-
-def rank_headers(instance_id: str) -> dict[str, str]:
-    """The headers that have a server of several data-parallel ranks compute in the right one."""
-    rank = rank_of(instance_id)
-    return {} if rank is None else {RANK_HEADER: str(rank)}

@@ -78,6 +78,10 @@ class TokenizerError(LMCacheError):
         super().__init__(f"{reason}; give tokens, or ask again")
 
 
+class NotWarmedError(LMCacheError):
+    """A pin is not active that was to be."""
+
+
 class PreconditionError(ConflictError):
     """``If-Match`` or ``If-None-Match`` does not hold."""
 

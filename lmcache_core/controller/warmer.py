@@ -5,28 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from lmcache_core.api.deadline import Deadline
 from lmcache_core.api.pins import PinState
-from lmcache_core.controller.completion import PATH, Secrets, completion, rank_headers
+from lmcache_core.controller.completion import PATH, RANK_HEADER, Secrets, completion
 from lmcache_core.controller.directory import Directory
+from lmcache_core.controller.engine_record import EngineRecord
 from lmcache_core.controller.failures import (
     EngineRefusedError,
     FieldError,
-    ServerFailedError,
-    ServerRefusedError,
+    NotWarmedError,
     TooManyError,
 )
 from lmcache_core.controller.jobs import Job, Jobs
 from lmcache_core.controller.keeper import PinKeeper
 from lmcache_core.controller.ledger import Ledger
+from lmcache_core.controller.patience import Patience
 from lmcache_core.controller.pin_row import NOBODY_SERVES, PinRow
+from lmcache_core.controller.ranks import rank_of
 from lmcache_core.controller.selection import Selection
 from lmcache_core.controller.serving_client import ServingClient
 from lmcache_core.controller.warmed import Warmed
-from lmcache_core.errors import DeadlineExceededError, LMCacheError
+from lmcache_core.errors import LMCacheError
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
@@ -44,14 +46,7 @@ MAX_JOBS = 16
 ASK_SECONDS = 10.0
 """How long an engine may take to say what it holds; it waits meanwhile for stores."""
 
-MAX_FAILURES = 3
-"""Failures of a server in a row after which a job asks it no more: each may take all its time."""
-
 ENDED = "the controller ended while this was under way"
-
-
-class NotWarmedError(LMCacheError):
-    """Placements are not active that were to be."""
 
 
 class Order(NamedTuple):
@@ -64,43 +59,6 @@ class Order(NamedTuple):
 
     prompt_seconds: float
     secrets: Secrets
-
-
-class Failures:
-    """How often a server has failed one job in a row.
-
-    Attributes:
-        count: So often.
-        last: How it failed last.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.last = ""
-
-    def check(self) -> None:
-        """Make sure that it is worth being asked.
-
-        Raises:
-            NotWarmedError: It has failed too often.
-        """
-        if self.count >= MAX_FAILURES:
-            message = f"its server has failed {self.count} times and is asked no more: {self.last}"
-            raise NotWarmedError(message)
-
-    @contextlib.contextmanager
-    def counted(self) -> Iterator[None]:
-        """Count how a request ends."""
-        try:
-            yield
-        except (ServerFailedError, DeadlineExceededError) as error:
-            self.count += 1
-            self.last = str(error)
-            raise
-        except ServerRefusedError:
-            self.count = 0  # It answers.
-            raise
-        self.count = 0
 
 
 class Warmer:
@@ -177,11 +135,11 @@ class Warmer:
             log.info("pins.not_warmed", event_id=job.event_id, reason=str(error))
 
     async def _warm_each(self, job: Job, placements: list[Warmed], order: Order) -> None:
-        failures = Failures()
+        patience = Patience()
         for placement in placements:
             try:
                 async with self._turns:
-                    await self._warm(placement, order, failures)
+                    await self._warm(placement, order, patience)
             except LMCacheError as error:
                 placement.reason = str(error)
             except Exception:
@@ -192,7 +150,7 @@ class Warmer:
             job.answered += 1
             job.num_tokens = sum(p.num_tokens for p in job.placements if p.done)
 
-    async def _warm(self, placement: Warmed, order: Order, failures: Failures) -> None:
+    async def _warm(self, placement: Warmed, order: Order, patience: Patience) -> None:
         """Have a pin's prompt computed where it is missing."""
         instance_id, pin_id = placement.instance_id, placement.pin_id
         if instance_id is None:
@@ -215,14 +173,14 @@ class Warmer:
             )
             raise NotWarmedError(message)
         question = completion(row.content, engine.namespace.model, order.secrets)
-        failures.check()
-        with failures.counted():
+        patience.check()
+        with patience.counted():
             await self._servers.post(
                 engine,
                 PATH,
                 question,
                 Deadline(order.prompt_seconds),
-                rank_headers(instance_id),
+                self._rank_headers(engine),
             )
         placement.computed = True
         reason = await self._ask(pin_id, instance_id)
@@ -234,6 +192,15 @@ class Warmer:
         if place.state is PinState.ACTIVE:
             return ""
         return place.reason or f"{place.tokens_pinned} tokens of it are held"
+
+    def _rank_headers(self, engine: EngineRecord) -> dict[str, str]:
+        """What has a server of several data-parallel ranks compute in the right one.
+
+        Where each rank has a server of its own, that knows of no other.
+        """
+        rank = rank_of(engine.instance_id)
+        at = [one for one in self._directory.live() if one.serving_url == engine.serving_url]
+        return {} if rank is None or len(at) < 2 else {RANK_HEADER: str(rank)}
 
     def _look(self, placement: Warmed) -> None:
         """Note what is known to hold."""

@@ -329,8 +329,17 @@ def test_a_rank_of_a_server_is_asked_by_its_header(warm: Warm) -> None:
             peers[name] = stack.enter_context(peer)
         warm.put("ranks", placements=[{"instance_id": "dp", "location": MEMORY}])
         job = warm(pin_ids=["ranks"])
-    assert job["state"] == "done", job
-    assert sorted(map(str, seen)) == ["0", "1"]
+        assert job["state"] == "done", job
+        assert sorted(map(str, seen)) == ["0", "1"]
+        # Where a rank has a server of its own, that has no other.
+        seen.clear()
+        alone = stack.enter_context(completions(compute))
+        peers["dp_dpNone"] = stack.enter_context(
+            warm.controller.peer("one_dp1", serving_url=alone.url)
+        )
+        warm.put("alone", placements=[{"instance_id": "one_dp1", "location": MEMORY}])
+        assert warm(pin_ids=["alone"])["state"] == "done"
+        assert seen == [None]
 
 
 def test_of_one_server_prompts_are_computed_one_by_one(warm: Warm) -> None:
