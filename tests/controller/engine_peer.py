@@ -81,6 +81,7 @@ class EnginePeer:
         facts: What chunks that were encoded anew are answered with.
         moves: Tokens that moves are answered with.
         store_id: Names the store below, which it shares with others; empty for none.
+        ledger_id: The ledger that its pins are in; empty for none.
         before_reply: Called with each command before it is answered.
         commands: What was asked, in order.
         held: Pins by id.
@@ -101,6 +102,7 @@ class EnginePeer:
         incarnation: int | None = None,
         held: Mapping[str, PinRequest] = {},
         store_id: str = "",
+        ledger_id: str = "",
     ) -> None:
         spec = PluginRegistry.discover().transport(address)
         self.link: EngineLink = spec.load()(spec.config()).dial(address)
@@ -119,6 +121,7 @@ class EnginePeer:
         self.facts: dict[str, int] = {}
         self.moves = 0
         self.store_id = store_id
+        self.ledger_id = ledger_id
         self.commands: list[Command] = []
         self.held: dict[str, PinRequest] = dict(held)
         self.adopted: dict[str, int] = {}
@@ -134,6 +137,7 @@ class EnginePeer:
         self._welcomed = False
         self._stop = threading.Event()
         self._paused = threading.Event()
+        self._still = threading.Event()
         self._next_register = 0.0
         self._next_beat = 0.0
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -204,7 +208,10 @@ class EnginePeer:
 
     def pause(self) -> None:
         """Read and send nothing, as a stopped process."""
+        self._still.clear()
         self._paused.set()
+        if threading.current_thread() is not self._thread:
+            assert self._still.wait(PATIENCE_SECONDS)
 
     def resume(self) -> None:
         self._paused.clear()
@@ -227,6 +234,7 @@ class EnginePeer:
     def _run(self) -> None:
         while not self._stop.is_set():
             if self._paused.is_set():
+                self._still.set()
                 time.sleep(0.01)
                 continue
             while not self._calls.empty():
@@ -282,6 +290,7 @@ class EnginePeer:
             "host": "peerhost",
             "serving_url": self.serving_url,
             "heartbeat_seconds": self.heartbeat_seconds,
+            "ledger_id": self.ledger_id,
         }
 
     def _register(self) -> None:
