@@ -115,7 +115,9 @@ def unpin(
         if not as_json:
             click.echo(f"{event}: {answer['num_tokens']} tokens released")
     for name in names:
-        status, released = client.ask("DELETE", _path(name))
+        status, released = client.ask(
+            "DELETE", f"{_path(name)}?timeout_s={client.timeout_seconds:g}"
+        )
         answers.append(released)
         if not as_json:
             told = "released" if status == 200 else "released; an engine that is away is told later"

@@ -6,7 +6,7 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,22 @@ def prompt_options(command: Callable[..., None]) -> Callable[..., None]:
         prompt: str | None,
         messages: str | None,
         cache_salt: str | None,
+        adapter: str | None,
+        tags: Sequence[str],
         **others: Any,  # noqa: ANN401 - the command's own
     ) -> None:
-        command(fields=_fields(tokens, prompt, messages, cache_salt), **others)
+        fields = _tokens(tokens, prompt, messages) | _scope(cache_salt, adapter, tags)
+        command(fields=fields, **others)
 
     for option in (
+        click.option(
+            "--tag",
+            "tags",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="A tag that the request was given; repeatable.",
+        ),
+        click.option("--adapter", metavar="CONTENT", help="Its adapter, by the adapter's content."),
         click.option("--cache-salt", metavar="TEXT", help="The request's cache_salt."),
         click.option(
             "--messages",
@@ -89,15 +100,26 @@ def required(fields: dict[str, Any], *others: str) -> dict[str, Any]:
     return fields
 
 
-def _fields(
-    tokens: str | None, prompt: str | None, messages: str | None, cache_salt: str | None
-) -> dict[str, Any]:
-    """The fields of a request's body that name tokens."""
+def _scope(cache_salt: str | None, adapter: str | None, tags: Sequence[str]) -> dict[str, Any]:
+    """The fields of a request's body that name what the request varied by."""
+    fields: dict[str, Any] = {"cache_salt": cache_salt, "adapter": adapter}
+    if tags:
+        pairs = [tag.partition("=") for tag in tags]
+        wrong = [key for key, equals, _ in pairs if not key or not equals]
+        if wrong:
+            message = f"--tag: {wrong[0]!r} is no tag; write for example team=docs"
+            raise InputError(message)
+        fields["tags"] = {key: value for key, _, value in pairs}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _tokens(tokens: str | None, prompt: str | None, messages: str | None) -> dict[str, Any]:
+    """The field of a request's body that names tokens."""
     given = [value for value in (tokens, prompt, messages) if value is not None]
     if len(given) > 1:
         message = "give one of --tokens, --prompt and --messages"
         raise InputError(message)
-    fields: dict[str, Any] = {} if cache_salt is None else {"cache_salt": cache_salt}
+    fields: dict[str, Any] = {}
     if tokens is not None:
         fields["tokens"] = _token_ids(_text(tokens, "--tokens"))
     elif prompt is not None:

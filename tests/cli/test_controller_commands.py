@@ -234,7 +234,7 @@ def test_an_engine_that_serves_this_ledger_is_adopted_already(
     adopted = lmcache("adopt", "node")
     assert adopted.exit_code == 0, adopted.output
     assert adopted.stdout.splitlines()[1].split()[:3] == ["node", "live", "peerhost"]
-    assert lmcache.json("adopt", "node")["other_ledger"] is None
+    assert [engine["other_ledger"] for engine in lmcache.json("adopt", "node")] == [None]
 
 
 @pytest.mark.parametrize(

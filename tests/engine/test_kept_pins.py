@@ -108,6 +108,27 @@ def test_what_is_pinned_stays_through_a_flood_that_starts_at_once(pinned):
         assert below(rig).pinned_bytes == 4 * FRAME_BYTES
 
 
+def test_the_time_of_a_pin_goes_on_where_no_controller_is_configured(folder):
+    with engine(folder) as rig:
+        rig.serve(LONG)
+        settle(rig)
+        pin(rig, ttl_seconds=60)
+    with engine(folder) as rig:
+        assert report(rig).state is PinState.ACTIVE
+        assert not rig.config.enable_controller
+    with engine(folder) as rig:
+        pin(rig, version=2, ttl_seconds=0.05)
+        deadline = time.monotonic() + 20
+        while report(rig) is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        flood(rig, chunks=40)
+        settle(rig)
+        assert below(rig).pinned_bytes == 0
+    with engine(folder) as rig:
+        assert report(rig) is None
+
+
 def test_what_is_above_a_lower_limit_goes_and_what_is_pinned_stays(pinned):
     with engine(pinned) as rig:
         flood(rig)
