@@ -29,7 +29,7 @@ CHUNKS = 12
 @pytest.fixture(autouse=True)
 def _syncs(monkeypatch):
     """A sync waits for all that the machine writes; what it is good for the plugin's tests show."""
-    monkeypatch.setattr(Disk, "sync", lambda _disk: None)
+    monkeypatch.setattr(Disk, "sync", lambda *_, **__: None)
 
 
 @pytest.fixture
