@@ -62,6 +62,7 @@ class Life:
         self._backend = LocalDiskBackend(config, BackendContext(instance_id="one", tier="t"), calls)
         for disk in self._backend._disks:
             disk.folder.unsynced.most_files = rng.choice((2, MOST_FILES))
+            disk.syncing.at_once = 1  # Or else a seed would not replay it.
 
     def live(self) -> None:
         backend, rng = self._backend, self._rng

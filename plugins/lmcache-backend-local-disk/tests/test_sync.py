@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lmcache_backend_local_disk.syncing import AT_ONCE
 from lmcache_core.api import Deadline, PutStatus
 from lmcache_core.errors import BackendError, DeadlineExceededError
 from lmcache_core.testing.material import sample_frame, sample_key
@@ -287,6 +288,24 @@ def test_who_has_no_time_left_leaves_what_is_left_to_the_next(slow):
     slow.calls.take()
     sync(slow)
     assert slow.calls.take() == Counter([name(2), shard(2)])
+
+
+def test_many_folders_are_synced_at_the_same_time(disk):
+    for number in range(12):
+        disk.put(number)
+    together, fsync = threading.Barrier(AT_ONCE), disk.calls.fsync
+    first = set()
+
+    def sync_file(fd):
+        if threading.get_ident() not in first:
+            first.add(threading.get_ident())
+            together.wait(30)
+        fsync(fd)
+
+    disk.calls.fsync = sync_file
+    sync(disk)
+    assert len(first) == AT_ONCE
+    assert disk.calls.take() >= Counter(map(name, range(12)))
 
 
 @pytest.mark.parametrize("durability", ["none", "interval"])

@@ -58,6 +58,7 @@ class Disk:
         health: Whether it works.
         shards: Its frames, by the first byte of the key.
         snapshot: What is written down of them for the next start.
+        syncing: Syncs what was changed here.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Disk:
         self._calls = calls
         self._metrics = context.metrics
         self._events = context.events
-        self._syncing = Syncing(self.folder, self._lose)
+        self.syncing = Syncing(self.folder, self._lose)
         self._files = FrameFiles(calls, direct=config.direct_io)
         self._floor = int(config.min_free_space * GIB)
         self._quarantine = Quarantine(self.folder, int(config.quarantine_size * GIB))
@@ -232,7 +233,7 @@ class Disk:
         Raises:
             DeadlineExceededError: It takes longer.
         """
-        self._syncing.sync(deadline, behind=behind)
+        self.syncing.sync(deadline, behind=behind)
         self._metrics.count("syncs")
 
     def found(self) -> Iterator[list[Found]]:

@@ -6,16 +6,26 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from lmcache_backend_local_disk.faults import OUR_OWN
 from lmcache_backend_local_disk.folder import Folder
 from lmcache_backend_local_disk.names import frame_name
+from lmcache_backend_local_disk.together import together
 from lmcache_backend_local_disk.unsynced import Changes
 from lmcache_core.api import Deadline
 from lmcache_core.errors import DeadlineExceededError
 from lmcache_core.keys import Key
 
 WHAT = "syncing frames"
+
+AT_ONCE = 4
+"""Threads that sync together, where there are more sub-folders than that.
+
+While others keep the device busy a flush of its cache takes milliseconds, and those
+asked for at the same time share one: 16 files and their folders took 109 ms one
+after the other, 5 to 9 ms so, and 3 ms with a sync of the whole file system.
+"""
 
 
 class Syncing:
@@ -34,6 +44,9 @@ class Syncing:
     Args:
         folder: The folder, open.
         lose: Called with the key of each frame that is lost, before that is raised.
+
+    Attributes:
+        at_once: See ``AT_ONCE``.
     """
 
     def __init__(self, folder: Folder, lose: Callable[[Key], None]) -> None:
@@ -41,7 +54,9 @@ class Syncing:
         self._calls = folder.calls
         self._unsynced = folder.unsynced
         self._lose = lose
+        self.at_once = AT_ONCE
         self._lock = threading.Lock()
+        self._noting = threading.Lock()
         self._failures = 0
         self._told = 0
         self._failure = OSError()
@@ -82,10 +97,22 @@ class Syncing:
                 self._calls.syncfs(self._folder.root)
                 changes = {}
             else:
-                for place in list(changes):
-                    self._sync_place(place, changes, deadline)
+                self._sync_places(changes, deadline)
         finally:
             self._unsynced.put_back(changes)
+
+    def _sync_places(self, changes: Changes, deadline: Deadline) -> None:
+        places = list(changes)
+        shares = self.at_once if len(places) > self.at_once else 1
+
+        def sync_share(number: int) -> None:
+            for place in places[number::shares]:
+                self._sync_place(place, changes, deadline)
+
+        tasks = [partial(sync_share, number) for number in range(shares)]
+        for raised in together("sync", tasks, deadline):
+            if raised is not None:
+                raise raised
 
     def _sync_place(self, place: str, changes: Changes, deadline: Deadline) -> None:
         """Sync a sub-folder and what was written there; what is done is a change no longer."""
@@ -115,8 +142,9 @@ class Syncing:
         self._lose(key)
 
     def _note(self, error: OSError) -> None:
-        self._failures += 1
-        self._failure = error
+        with self._noting:
+            self._failures += 1
+            self._failure = error
 
     @contextmanager
     def _opened(self, path: str, deadline: Deadline) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Doing something to several disks at the same time."""
+"""Doing several things to disks at the same time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lmcache_core.errors import DeadlineExceededError
 Task = Callable[[], None]
 
 
-def together(what: str, tasks: Sequence[Task], deadline: Deadline) -> list[Exception | None]:
+def together(what: str, tasks: Sequence[Task], deadline: Deadline) -> list[BaseException | None]:
     """Run each task, all but the first on a thread of its own.
 
     Args:
@@ -23,13 +23,13 @@ def together(what: str, tasks: Sequence[Task], deadline: Deadline) -> list[Excep
         What each has raised, or None; of one that is not over, a DeadlineExceededError.
     """
     late = DeadlineExceededError(what, deadline.seconds)
-    outcomes: list[Exception | None] = [None, *([late] * (len(tasks) - 1))]
+    outcomes: list[BaseException | None] = [None, *([late] * (len(tasks) - 1))]
 
     def run(number: int) -> None:
         try:
             tasks[number]()
             outcomes[number] = None
-        except Exception as error:  # noqa: BLE001 - whoever has asked gets it
+        except BaseException as error:  # noqa: BLE001 - whoever has asked gets it
             outcomes[number] = error
 
     # Daemons: a disk that never answers must not keep the process from exiting.

@@ -10,12 +10,12 @@ MOST_FILES = 256
 """Files that are synced one by one at most.
 
 Each takes about as long as the device needs to flush its cache, 0.05 to 0.1 ms
-where this was measured (ext4, with and without direct I/O; ``fdatasync`` and
-several threads were no faster), and so does each sub-folder. A sync of the
-whole file system took 0.2 ms for 16 files and 2 ms for 256 where nobody else
-writes there, and 230 ms behind 512 MiB that another program had just written,
-against 1.2 and 23 ms one by one. Beyond this many there is no knowing
-which of the two is longer.
+where this was measured (ext4, with and without direct I/O; ``fdatasync`` was no
+faster), and milliseconds while others flush, too; and so does each sub-folder. A
+sync of the whole file system took 0.2 ms for 16 files and 2 ms for 256 where nobody
+else writes there, and 230 ms behind 512 MiB that another program had just
+written, against 1.2 and 23 ms one by one. Beyond this many there is no
+knowing which of the two is longer.
 """
 
 Changes = dict[str, set[Key]]
@@ -84,9 +84,10 @@ class Unsynced:
         if changes is None:
             self.anything()
             return
-        for place, keys in changes.items():
+        # Copies: who was not waited for any longer may still be at it.
+        for place, keys in list(changes.items()):
             with self._lock:
                 if self._changes is not None:
                     self._changes.setdefault(place, set())
-            for key in keys:
+            for key in list(keys):
                 self.wrote(place, key)
