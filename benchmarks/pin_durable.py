@@ -172,7 +172,7 @@ def pin_seconds(control: Served, number: int) -> float:
 def write_beside(folder: Path) -> None:
     """Be another program, which leaves it to the kernel when its bytes are on the disk."""
     noise = os.urandom(1 << 20)
-    with (folder / f"beside{time.time_ns()}").open("wb", buffering=0) as file:
+    with (folder / f"another{time.time_ns()}").open("wb", buffering=0) as file:
         for _ in range(BESIDE_MIB):
             file.write(noise)
 
@@ -202,6 +202,10 @@ def measure(seconds: float, rounds: int, folder: Path) -> dict[str, object]:
         assert json.loads(probe.body)["num_tokens"] == CHUNKS * CHUNK_TOKENS, probe.body
         made = 0.0
         for number in range(rounds + 1):
+            for left in folder.glob("another*"):
+                left.unlink()
+            # The device is to have done what the round before has left it, removals above all.
+            os.sync()
             before = commits_of(control.port)
             (client,) = run(load(control.port, [request], seconds=seconds))
             assert not client.failures, client.body
