@@ -131,7 +131,9 @@ def unpin(
 @click.option("--location", help="Only those in this tier.")
 @click.option("--namespace", help="Only those in instances that serve this model.")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only those with it.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only those with it; repeatable."
+)
 @controller_options
 def pins(
     *,

@@ -25,7 +25,9 @@ STATES = ("partial", "pending", "degraded")
 @click.option("--location", help="Only in this tier.")
 @click.option("--namespace", help="Only in instances that serve this model.")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only those with it.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only those with it; repeatable."
+)
 @click.option(
     "--cache-salt", metavar="TEXT", help="The cache_salt of those that have one; it is not kept."
 )
