@@ -29,7 +29,7 @@ def syncs(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Lets syncs through, which wait for all that the machine writes."""
     go = threading.Event()
     go.set()
-    monkeypatch.setattr(Disk, "sync", lambda _disk: go.wait(20))
+    monkeypatch.setattr(Disk, "sync", lambda *_, **__: go.wait(20))
     return go
 
 

@@ -22,6 +22,10 @@ Facts = dict[str, Any]
 
 
 RECORDS_DIFFER = "what records take is not what is accounted for"
+UNFINISHED = "what was not finished is still there"
+
+PASSING = {RECORDS_DIFFER, UNFINISHED}
+"""What may be seen of a living engine that is just writing or removing a record."""
 
 
 class Oracle:
@@ -142,7 +146,7 @@ class Oracle:
         if sizes != engine["frames"]:
             wrong.append("what is accounted for is not what is on the disk")
         if any((folder / INSTANCE / "aside").iterdir()):
-            wrong.append("what was not finished is still there")
+            wrong.append(UNFINISHED)
         for name, (pinned, used, capacity) in engine["taken"].items():
             if used > capacity or pinned > capacity * PIN_SHARE:
                 wrong.append(f"{name} has {used} and {pinned} pinned of {capacity} bytes")
