@@ -14,6 +14,7 @@ from lmcache_core.cli.lazy import RefusedByControllerError
 from lmcache_core.cli.prompt import (
     InputError,
     duration,
+    pairs,
     prompt_options,
     required,
 )
@@ -78,7 +79,7 @@ def pin(
         **required(fields),
         **{key: value for key, value in optional.items() if value is not None},
         "renew": "on_hit" if renew else "fixed",
-        "labels": labels_of(labels),
+        "labels": pairs("--label", labels),
         "timeout_s": client.timeout_seconds,
     }
     if plan:
@@ -185,19 +186,6 @@ def _put(
 
 def _path(name: str) -> str:
     return f"/v1/pins/{quote(name, safe='')}"
-
-
-def labels_of(labels: Sequence[str]) -> dict[str, str]:
-    """The labels that ``--label KEY=VALUE`` has named.
-
-    Raises:
-        InputError: One has no value.
-    """
-    for label in labels:
-        if "=" not in label:
-            message = f"--label: {label!r} is no KEY=VALUE"
-            raise InputError(message)
-    return dict(label.partition("=")[::2] for label in labels)
 
 
 def _row(item: dict[str, Any]) -> tuple[str, ...]:

@@ -33,6 +33,24 @@ def duration(_context: click.Context, _option: click.Parameter, value: str | Non
     return float(match[1]) * _UNITS[match[2] or "s"]
 
 
+def pairs(option: str, values: Sequence[str], form: str = "KEY=VALUE") -> dict[str, str]:
+    """What a repeatable option has named.
+
+    Args:
+        option: The option's name, for the message.
+        values: What was given.
+        form: How one is to be written.
+
+    Raises:
+        InputError: One has no value.
+    """
+    for value in values:
+        if "=" not in value:
+            message = f"{option}: {value!r} is no {form}"
+            raise InputError(message)
+    return dict(value.partition("=")[::2] for value in values)
+
+
 def prompt_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that name tokens.
 
@@ -104,12 +122,7 @@ def _scope(cache_salt: str | None, adapter: str | None, tags: Sequence[str]) -> 
     """The fields of a request's body that name what the request varied by."""
     fields: dict[str, Any] = {"cache_salt": cache_salt, "adapter": adapter}
     if tags:
-        pairs = [tag.partition("=") for tag in tags]
-        wrong = [key for key, equals, _ in pairs if not key or not equals]
-        if wrong:
-            message = f"--tag: {wrong[0]!r} is no tag; write for example team=docs"
-            raise InputError(message)
-        fields["tags"] = {key: value for key, _, value in pairs}
+        fields["tags"] = pairs("--tag", tags)
     return {name: value for name, value in fields.items() if value is not None}
 
 
