@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lmcache_core.api import EvictionPolicy
-from lmcache_core.engine.chunks.residents import PARTS, Residents
+from lmcache_core.engine.chunks.residents import Residents
 
 KEY, OTHER = b"a" * 32, b"b" * 32
 
@@ -157,13 +159,41 @@ def test_many_keys_at_once_count_and_go_in_their_order(residents):
     assert residents.used_bytes == 0
 
 
-def test_the_parts_are_all_keys_each_once():
+def key_of(number):
+    return hashlib.sha256(bytes([number])).digest()
+
+
+def test_keys_side_by_side_are_those_that_are_there():
     residents = Residents(1 << 20, Strict())
-    keys = [hashlib.sha256(bytes([number])).digest() for number in range(200)]
+    keys = [key_of(number) for number in range(200)]
     residents.add_all(dict.fromkeys(keys, 1))
     for key in keys[::3]:
         residents.discard(key)
-    parts = [residents.part(number) for number in range(PARTS)]
-    assert sorted(key for part in parts for key in part) == sorted(residents)
-    assert len(residents) == len(set(residents)) == len(set(keys) - set(keys[::3]))
-    assert max(map(len, parts)) < 10
+    left = set(keys) - set(keys[::3])
+    assert sorted(residents) == sorted(left)
+    assert len(residents) == residents.used_bytes == len(left)
+
+
+@given(data=st.data())
+def test_no_key_is_passed_over_whatever_comes_and_goes_meanwhile(data):
+    residents = Residents(1 << 20, Strict())
+    sizes = {key_of(number): number + 1 for number in range(20)}
+    residents.add_all(sizes)
+    seen, stayed, place = set(), set(sizes), len(residents)
+    while place:
+        count = data.draw(st.integers(1, 5))
+        packed, place = residents.packed_keys(place, count)
+        assert len(packed) <= count * 32
+        seen |= {packed[at : at + 32] for at in range(0, len(packed), 32)}
+        for number in data.draw(st.lists(st.integers(0, 30), max_size=4)):
+            key = key_of(number)
+            if key in residents:
+                residents.discard(key)
+                stayed.discard(key)
+                del sizes[key]
+            else:
+                residents.add(key, number + 1)
+                sizes[key] = number + 1
+    assert stayed <= seen
+    assert {key: residents.size(key) for key in residents} == sizes
+    assert residents.used_bytes == sum(sizes.values())

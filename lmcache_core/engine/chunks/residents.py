@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
+from array import array
 from collections.abc import Iterator, Mapping
 
 from lmcache_core.api import EvictionPolicy
-from lmcache_core.keys import Key
+from lmcache_core.keys import KEY_BYTES, Key
 
 PARTS = 256
-"""Keys are digests, so that their first byte makes parts of one size. In one table of
-a million, growing and copying take many milliseconds of the engine's lock."""
+"""Keys are digests, so that their first byte makes parts of one size. A table of a
+million takes tens of milliseconds of the engine's lock to grow."""
 
 
 class Residents:
@@ -41,30 +41,48 @@ class Residents:
         self.record_bytes = 0
         self.pin_limit_bytes = capacity_bytes
         self._policy = policy
-        self._sizes: tuple[dict[Key, int], ...] = tuple({} for _ in range(PARTS))
-        self._count = 0
+        # Keys and their bytes lie side by side, so that telling of them is a copy.
+        self._packed = bytearray()
+        self._sizes = array("q")
+        self._places: tuple[dict[Key, int], ...] = tuple({} for _ in range(PARTS))
         self._marks: dict[Key, set[str]] = {}
         self._held: set[Key] = set()
 
     def __len__(self) -> int:
         """Number of keys."""
-        return self._count
+        return len(self._sizes)
 
     def __contains__(self, key: Key) -> bool:
         """Whether the tier holds a key."""
-        return key in self._sizes[key[0]]
+        return key in self._places[key[0]]
 
     def __iter__(self) -> Iterator[Key]:
-        """The keys, part by part."""
-        return itertools.chain.from_iterable(self._sizes)
+        """The keys, in no order."""
+        packed = bytes(self._packed)
+        return (packed[at : at + KEY_BYTES] for at in range(0, len(packed), KEY_BYTES))
 
-    def part(self, number: int) -> list[Key]:
-        """The keys of one of the ``PARTS``."""
-        return list(self._sizes[number])
+    def packed_keys(self, before: int, count: int) -> tuple[bytes, int]:
+        """Some keys, for who asks again and again, from behind, until all have been seen.
+
+        What goes makes room for the last, so that a key is not passed over
+        whatever comes and goes between two calls; it may be seen twice. Those
+        that come meanwhile are not seen.
+
+        Args:
+            before: What the call before has returned; ``len`` at first.
+            count: How many keys at most.
+
+        Returns:
+            The keys, 32 bytes each, and where to go on; 0 at the end.
+        """
+        before = min(before, len(self))
+        start = max(0, before - count)
+        return bytes(self._packed[start * KEY_BYTES : before * KEY_BYTES]), start
 
     def size(self, key: Key) -> int:
         """Bytes of a key that is held, 0 of one that is not."""
-        return self._sizes[key[0]].get(key, 0)
+        place = self._places[key[0]].get(key)
+        return 0 if place is None else self._sizes[place]
 
     def marks(self, key: Key) -> frozenset[str]:
         """Ids of the pins that mark a key."""
@@ -76,8 +94,9 @@ class Residents:
 
     def add(self, key: Key, nbytes: int) -> None:
         """Take a key that is not there."""
-        self._sizes[key[0]][key] = nbytes
-        self._count += 1
+        self._places[key[0]][key] = len(self._sizes)
+        self._sizes.append(nbytes)
+        self._packed += key
         self.used_bytes += nbytes
         self._policy.admit(key)
 
@@ -87,11 +106,12 @@ class Residents:
         Args:
             sizes: Bytes of each.
         """
-        parts, admit = self._sizes, self._policy.admit
-        for key, nbytes in sizes.items():
-            parts[key[0]][key] = nbytes
+        places, admit = self._places, self._policy.admit
+        for place, key in enumerate(sizes, len(self._sizes)):
+            places[key[0]][key] = place
             admit(key)
-        self._count += len(sizes)
+        self._sizes.extend(sizes.values())
+        self._packed += b"".join(sizes)
         self.used_bytes += sum(sizes.values())
 
     def discard(self, key: Key, *, evicted: bool = False) -> frozenset[str]:
@@ -102,10 +122,10 @@ class Residents:
             evicted: Whether it is the victim and goes to make room, which the
                 policy may remember.
         """
-        nbytes = self._sizes[key[0]].pop(key, None)
-        if nbytes is None:
+        place = self._places[key[0]].pop(key, None)
+        if place is None:
             return frozenset()
-        self._count -= 1
+        nbytes = self._take_out(place)
         self.used_bytes -= nbytes
         self._held.discard(key)
         if evicted:
@@ -120,9 +140,9 @@ class Residents:
 
     def resize(self, key: Key, nbytes: int) -> None:
         """Give a key that is there other bytes; its marks and its place in the order stay."""
-        part = self._sizes[key[0]]
-        change = nbytes - part[key]
-        part[key] = nbytes
+        place = self._places[key[0]][key]
+        change = nbytes - self._sizes[place]
+        self._sizes[place] = nbytes
         self.used_bytes += change
         if key in self._marks:
             self.pinned_bytes += change
@@ -167,7 +187,7 @@ class Residents:
             marks.add(pin_id)
             return
         self._marks[key] = {pin_id}
-        self.pinned_bytes += self._sizes[key[0]][key]
+        self.pinned_bytes += self.size(key)
         if key not in self._held:
             self._policy.hold(key)
 
@@ -179,10 +199,22 @@ class Residents:
         marks.discard(pin_id)
         if not marks:
             del self._marks[key]
-            self.pinned_bytes -= self._sizes[key[0]][key]
+            self.pinned_bytes -= self.size(key)
             if key not in self._held:
                 self._policy.release(key)
 
     def victim(self) -> Key | None:
         """The key to evict next, or None when nothing may go."""
         return self._policy.victim()
+
+    def _take_out(self, place: int) -> int:
+        """Put the last key into a place; return the bytes of the one that was there."""
+        nbytes = self._sizes[place]
+        last = bytes(self._packed[-KEY_BYTES:])
+        last_nbytes = self._sizes.pop()
+        del self._packed[-KEY_BYTES:]
+        if place < len(self._sizes):
+            self._places[last[0]][last] = place
+            self._sizes[place] = last_nbytes
+            self._packed[place * KEY_BYTES : (place + 1) * KEY_BYTES] = last
+        return nbytes

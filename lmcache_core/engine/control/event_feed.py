@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 
 from lmcache_core.api.messages import Events
@@ -12,8 +11,7 @@ from lmcache_core.engine.tiers.stack import TierStack
 EVENTS_AT_ONCE = 512
 KEYS_AT_ONCE = 2048
 """Of a snapshot. While a message is made the serving thread runs no Python, so each
-takes a quarter of a millisecond, two thirds of it for the keys and the rest for the
-message, and who sends them waits between two."""
+takes a fraction of a millisecond, and who sends them waits between two."""
 
 
 class EventFeed:
@@ -72,13 +70,13 @@ class EventFeed:
     def _snapshot_parts(self) -> Iterator[Events]:
         locations = self._tiers.locations
         for location in locations:
-            keys = self._tiers.keys(location)
-            part = list(itertools.islice(keys, KEYS_AT_ONCE))
-            while following := list(itertools.islice(keys, KEYS_AT_ONCE)):
-                yield self._numbered(location, admitted=b"".join(part), snapshot=True)
+            part = b""
+            for following in self._tiers.packed_keys(location, KEYS_AT_ONCE):
+                if part:
+                    yield self._numbered(location, admitted=part, snapshot=True)
                 part = following
             last = location == locations[-1]
-            yield self._numbered(location, admitted=b"".join(part), snapshot=True, last=last)
+            yield self._numbered(location, admitted=part, snapshot=True, last=last)
 
     def _send_events(self) -> bool:
         with self._tiers.lock:

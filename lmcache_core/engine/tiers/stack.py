@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from lmcache_core.engine.chunks.events import EventLog
 from lmcache_core.engine.chunks.geometry import Geometry
 from lmcache_core.engine.chunks.hit_rule import HitRule
 from lmcache_core.engine.chunks.piece import Piece, Pieces
-from lmcache_core.engine.chunks.residents import PARTS, Residents
+from lmcache_core.engine.chunks.residents import Residents
 from lmcache_core.engine.frames.frame import FrameSeal
 from lmcache_core.engine.pins.keeping import PinKeeping
 from lmcache_core.engine.pins.table import PinnableTier, PinTable
@@ -30,11 +29,22 @@ from lmcache_core.engine.tiers.lowering import Lowering
 from lmcache_core.engine.tiers.memory import MemoryTier
 from lmcache_core.engine.tiers.restoring import PinRestoring
 from lmcache_core.errors import BackendError, UnknownNameError
-from lmcache_core.keys import EMPTY_SCOPE, TOKEN_BYTES, Key, KeyChain, Namespace, Scope
+from lmcache_core.keys import (
+    EMPTY_SCOPE,
+    KEY_BYTES,
+    TOKEN_BYTES,
+    Key,
+    KeyChain,
+    Namespace,
+    Scope,
+)
 from lmcache_core.log import get_logger
 from lmcache_core.memory import HostPool, HostRegion, Slot
 
 log = get_logger(__name__)
+
+KEYS_AT_ONCE = 1024
+"""Keys copied under one hold of the lock, so that a million of them never stall a step."""
 
 
 class TierStack:
@@ -277,17 +287,27 @@ class TierStack:
     def keys(self, location: str) -> Iterator[Key]:
         """All keys of a tier; of what comes and goes meanwhile they may be or not be.
 
-        The lock is held for some of them at a time, and not between.
+        Raises:
+            UnknownNameError: There is no such tier.
+        """
+        parts = self.packed_keys(location, KEYS_AT_ONCE)
+        return (
+            part[at : at + KEY_BYTES] for part in parts for at in range(0, len(part), KEY_BYTES)
+        )
+
+    def packed_keys(self, location: str, count: int) -> Iterator[bytes]:
+        """The same, 32 bytes each, so many at a time; the lock is not held between.
 
         Raises:
             UnknownNameError: There is no such tier.
         """
-        return itertools.chain.from_iterable(self._keys_in_parts(self.tier(location)))
+        return self._packed_keys(self.tier(location).residents, count)
 
-    def _keys_in_parts(self, tier: PinnableTier) -> Iterator[list[Key]]:
-        for number in range(PARTS):
+    def _packed_keys(self, residents: Residents, count: int) -> Iterator[bytes]:
+        place = len(residents)
+        while place:
             with self.lock:
-                part = tier.residents.part(number)
+                part, place = residents.packed_keys(place, count)
             yield part
 
     def drop(self, location: str, keys: Iterable[Key], *, force: bool) -> int:
