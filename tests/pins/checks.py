@@ -96,10 +96,11 @@ class Checks:
             assert residents.reserved_bytes >= 0
             taken = residents.pinned_bytes + residents.reserved_bytes
             assert taken <= residents.capacity_bytes * 4 // 5
-        charged = dict.fromkeys(tiers.pins._charged, 0)
+        known = tiers.pins._quotas.charged
+        charged = dict.fromkeys(known, 0)
         for pin in tiers.pins._pins.values():
             charged[pin.request.owner] = charged.get(pin.request.owner, 0) + pin.charge
-        assert {owner: total for owner, total in charged.items() if total} == tiers.pins._charged
+        assert {owner: total for owner, total in charged.items() if total} == known
         assert all(total <= QUOTA_BYTES for total in charged.values())
 
     def disk_has_what_is_accounted_for(self) -> None:

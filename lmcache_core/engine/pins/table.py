@@ -16,6 +16,7 @@ from lmcache_core.engine.chunks.residents import Residents
 from lmcache_core.engine.pins.alarms import Alarms
 from lmcache_core.engine.pins.keeping import PinKeeping
 from lmcache_core.engine.pins.pin import Pin
+from lmcache_core.engine.pins.quotas import Need, Quotas
 from lmcache_core.engine.pins.reservations import Reservations
 from lmcache_core.errors import CapacityError, ConflictError, NotCachedError, UnknownNameError
 from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, Scope
@@ -89,8 +90,7 @@ class PinTable:
         self._tiers = tiers
         self._chain_of = chain_of
         self._piece_bytes = piece_bytes
-        self._quota = owner_quota_bytes
-        self._own_quotas = own_quotas or {}
+        self._quotas = Quotas(owner_quota_bytes, own_quotas or {})
         self._clock = clock
         self.keeping: PinKeeping | None = None
         self._pins: dict[str, Pin] = {}
@@ -101,7 +101,6 @@ class PinTable:
         for tier in tiers.values():
             residents = tier.residents
             residents.pin_limit_bytes = int(residents.capacity_bytes * share)
-        self._charged: dict[str, int] = {}
         self._changed: set[str] = set()
         self._renewing: set[str] = set()
         self._alarms = Alarms()
@@ -135,7 +134,7 @@ class PinTable:
         new = self._made(request, tier)
         if request.on_missing is OnMissing.FAIL and new.tokens_pinned < new.tokens_asked:
             raise NotCachedError(request.location, asked=new.tokens_asked, cached=new.tokens_pinned)
-        new.charge = self._check_room(new, old, tier)
+        new.charge = self._quotas.check(new, old, self._need(new, tier))
         self._mark(new)
         if old is not None:
             self._unmark(old, keep=new)
@@ -182,7 +181,7 @@ class PinTable:
         self._cover_behind_gaps(pin, tier)
         if pin.covers:
             pin.lost = {piece.number for piece in pin.missing()}
-        pin.charge = self._check_room(pin, old, tier)
+        pin.charge = self._quotas.check(pin, old, self._need(pin, tier))
         if old is not None:
             self._unmark(old, keep=None)
             self._take_out(old)
@@ -200,7 +199,8 @@ class PinTable:
         tier = self._tiers.get(request.location)
         if tier is None:
             raise UnknownNameError("location", request.location, self._tiers)
-        return self._cost(self._made(request, tier), self._pins.get(request.pin_id), tier)
+        new = self._made(request, tier)
+        return self._quotas.cost(new, self._pins.get(request.pin_id), self._need(new, tier))
 
     def _made(self, request: PinRequest, tier: PinnableTier) -> Pin:
         """A pin over what is there, which marks nothing yet."""
@@ -405,7 +405,7 @@ class PinTable:
                 advice="release pins that are no longer needed",
             )
 
-    def _cost(self, new: Pin, old: Pin | None, tier: PinnableTier) -> PinCost:
+    def _need(self, new: Pin, tier: PinnableTier) -> Need:
         residents = tier.residents
         reservations = self._reservations[tier.name]
         covers = {cover.key for cover in new.covers.values()}
@@ -414,54 +414,25 @@ class PinTable:
         asked += reservations.new_bytes(missing)
         full = sum(residents.size(key) for key in covers)
         full += sum(self._piece_bytes(piece) for piece in missing)
-        owner = new.request.owner
-        charged = self._charged.get(owner, 0)
-        if old is not None and old.request.owner == owner:
-            charged -= old.charge
-        return PinCost(
-            cached_tokens=new.tokens_pinned,
+        return Need(
+            tier=tier.name,
             asked_bytes=asked,
-            pinned_bytes=residents.pinned_bytes + residents.reserved_bytes,
-            pin_limit_bytes=residents.pin_limit_bytes if residents.capacity_bytes else None,
-            charged_bytes=full,
-            owner_bytes=charged,
-            owner_limit_bytes=self._own_quotas.get(owner, self._quota),
+            full_bytes=full,
+            taken_bytes=residents.pinned_bytes + residents.reserved_bytes,
+            limit_bytes=residents.pin_limit_bytes if residents.capacity_bytes else None,
         )
-
-    def _check_room(self, new: Pin, old: Pin | None, tier: PinnableTier) -> int:
-        """Refuse a pin that does not fit; return what its owner is charged."""
-        cost = self._cost(new, old, tier)
-        if not cost.fits_tier:
-            raise CapacityError(
-                f"pins of tier {tier.name}",
-                asked_bytes=cost.asked_bytes,
-                used_bytes=cost.pinned_bytes,
-                limit_bytes=tier.residents.pin_limit_bytes,
-                advice="release pins, raise pin_max_share, or give the tier more room",
-            )
-        if cost.owner_limit_bytes is not None and not cost.fits_owner:
-            owner = new.request.owner
-            key = "request_pin_quota" if owner in self._own_quotas else "pin_owner_quota"
-            raise CapacityError(
-                f"pins of owner {owner}",
-                asked_bytes=cost.charged_bytes,
-                used_bytes=cost.owner_bytes,
-                limit_bytes=cost.owner_limit_bytes,
-                advice=f"release pins of this owner or raise {key}",
-            )
-        return cost.charged_bytes
 
     def _put_in(self, pin: Pin) -> None:
         request = pin.request
         self._pins[request.pin_id] = pin
-        self._charge(request.owner, pin.charge)
+        self._quotas.charge(request.owner, pin.charge)
         self._note_renewing(request)
         self._alarms.set(pin)
 
     def _take_out(self, pin: Pin) -> None:
         request = pin.request
         del self._pins[request.pin_id]
-        self._charge(request.owner, -pin.charge)
+        self._quotas.charge(request.owner, -pin.charge)
         self._renewing.discard(request.pin_id)
         self._alarms.drop(pin)
         self._changed.discard(request.pin_id)
@@ -471,11 +442,6 @@ class PinTable:
             self._renewing.add(request.pin_id)
         else:
             self._renewing.discard(request.pin_id)
-
-    def _charge(self, owner: str, nbytes: int) -> None:
-        total = self._charged.pop(owner, 0) + nbytes
-        if total:
-            self._charged[owner] = total
 
     def _due(self, request: PinRequest) -> float | None:
         return None if request.ttl_seconds is None else self._clock() + request.ttl_seconds
