@@ -155,6 +155,7 @@ class PinMachine(Checks, RuleBasedStateMachine):
             kept = self.world.run(keeper.put(pin_id, content, soon(), if_match=version))
         except EngineRefusedError:
             # What was there before is there again, under a version of its own.
+            self.model.may_be_renewed(self.world.clocks.passed)
             if old is not None:
                 row = self.world.controller.ledger.get(pin_id)
                 assert row.content.tokens == tokens_to_bytes(old.tokens)
@@ -189,6 +190,7 @@ class PinMachine(Checks, RuleBasedStateMachine):
             kept = self.world.run(self.world.controller.keeper.amend(pin_id, amendment, soon()))
         except EngineRefusedError:
             pin.version = self.model.raised(self.world.controller.ledger.get(pin_id).version)
+            self.model.may_be_renewed(self.world.clocks.passed)
             return
         self.model.living[pin_id] = self.as_made(kept.row, pin.tokens)
         self.model.living[pin_id].floor = pin.floor
