@@ -5,19 +5,17 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
 
 import msgspec
 
 from lmcache_core.api.pins import OnMissing, PinCost, PinReport, PinRequest, Renew
 from lmcache_core.engine.chunks.entry import Entry
 from lmcache_core.engine.chunks.piece import Cover, Piece, Pieces
-from lmcache_core.engine.chunks.residents import Residents
 from lmcache_core.engine.pins.alarms import Alarms
 from lmcache_core.engine.pins.keeping import PinKeeping
 from lmcache_core.engine.pins.pin import Pin
-from lmcache_core.engine.pins.quotas import Need, Quotas
-from lmcache_core.engine.pins.reservations import Reservations
+from lmcache_core.engine.pins.place import PinnableTier, Place, TierPlace
+from lmcache_core.engine.pins.quotas import Quotas
 from lmcache_core.errors import CapacityError, ConflictError, NotCachedError, UnknownNameError
 from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, Scope
 
@@ -28,32 +26,6 @@ MAX_PINS = 1 << 16
 
 PINS_AT_ONCE = 16
 """Pins looked at under one hold of the lock, so that many pins never stall a step."""
-
-
-class PinnableTier(Protocol):
-    """What pins need of a tier."""
-
-    @property
-    def name(self) -> str:
-        """The tier's name."""
-
-    @property
-    def residents(self) -> Residents:
-        """Its accounting and marks."""
-
-    @property
-    def holds(self) -> bool:
-        """Whether what is marked stays."""
-
-    def covers(self, chain: KeyChain) -> list[Cover]:
-        """The entries that cover a sequence from token 0 on, piece by piece."""
-
-    @property
-    def usable(self) -> Callable[[Sequence[Cover]], int] | None:
-        """Tells how many tokens of what some entries cover may be a hit; None for all."""
-
-    def drop(self, keys: Iterable[Key]) -> int:
-        """Drop what is held of some keys; return the tokens that went."""
 
 
 class PinTable:
@@ -88,16 +60,15 @@ class PinTable:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tiers = tiers
+        self._places: dict[str, Place] = {
+            name: TierPlace(tier, piece_bytes) for name, tier in tiers.items()
+        }
         self._chain_of = chain_of
-        self._piece_bytes = piece_bytes
         self._quotas = Quotas(owner_quota_bytes, own_quotas or {})
         self._clock = clock
         self.keeping: PinKeeping | None = None
         self._pins: dict[str, Pin] = {}
         self._tombstones: OrderedDict[str, int] = OrderedDict()
-        self._reservations = {
-            name: Reservations(tier.residents, piece_bytes) for name, tier in tiers.items()
-        }
         for tier in tiers.values():
             residents = tier.residents
             residents.pin_limit_bytes = int(residents.capacity_bytes * share)
@@ -122,19 +93,17 @@ class PinTable:
             NotCachedError: ``on_missing`` is ``fail`` and something is.
             CapacityError: It does not fit; pins never evict pins.
         """
-        tier = self._tiers.get(request.location)
-        if tier is None:
-            raise UnknownNameError("location", request.location, self._tiers)
+        place = self._place(request.location)
         old = self._pins.get(request.pin_id)
         self._check_version(request, old)
         if old is not None and old.held_as(request):
             self._renew(old, request)
             self._keep(old)
             return self._report(old)
-        new = self._made(request, tier)
+        new = self._made(request, place)
         if request.on_missing is OnMissing.FAIL and new.tokens_pinned < new.tokens_asked:
             raise NotCachedError(request.location, asked=new.tokens_asked, cached=new.tokens_pinned)
-        new.charge = self._quotas.check(new, old, self._need(new, tier))
+        new.charge = self._quotas.check(new, old, place.need(new))
         self._mark(new)
         if old is not None:
             self._unmark(old, keep=new)
@@ -165,9 +134,7 @@ class PinTable:
             UnknownNameError: No tier of that name.
             CapacityError: It does not fit.
         """
-        tier = self._tiers.get(request.location)
-        if tier is None:
-            raise UnknownNameError("location", request.location, self._tiers)
+        place = self._place(request.location)
         old = self._pins.get(request.pin_id)
         known = old.request.version if old else self._tombstones.get(request.pin_id, -1)
         if known >= request.version:
@@ -175,13 +142,13 @@ class PinTable:
         wanted = request.tokens[: wanted_tokens * TOKEN_BYTES]
         chain = self._chain_of(wanted, request.scope)
         due = None if left_seconds is None else self._clock() + left_seconds
-        pin = Pin(request, Pieces(chain, wanted), due, tier.usable)
-        pin.covers = dict(enumerate(tier.covers(chain)))
+        pin = Pin(request, Pieces(chain, wanted), due, place.usable)
+        pin.covers = dict(enumerate(place.covers(chain)))
         pin.awaits = True
-        self._cover_behind_gaps(pin, tier)
+        self._cover_behind_gaps(pin, place)
         if pin.covers:
             pin.lost = {piece.number for piece in pin.missing()}
-        pin.charge = self._quotas.check(pin, old, self._need(pin, tier))
+        pin.charge = self._quotas.check(pin, old, place.need(pin))
         if old is not None:
             self._unmark(old, keep=None)
             self._take_out(old)
@@ -196,27 +163,26 @@ class PinTable:
         Raises:
             UnknownNameError: No tier of that name.
         """
-        tier = self._tiers.get(request.location)
-        if tier is None:
-            raise UnknownNameError("location", request.location, self._tiers)
-        new = self._made(request, tier)
-        return self._quotas.cost(new, self._pins.get(request.pin_id), self._need(new, tier))
+        place = self._place(request.location)
+        new = self._made(request, place)
+        return self._quotas.cost(new, self._pins.get(request.pin_id), place.need(new))
 
-    def _made(self, request: PinRequest, tier: PinnableTier) -> Pin:
+    def _made(self, request: PinRequest, place: Place) -> Pin:
         """A pin over what is there, which marks nothing yet."""
         chain = self._chain_of(request.tokens, request.scope)
-        pin = Pin(request, Pieces(chain, request.tokens), self._due(request), tier.usable)
-        pin.covers = dict(enumerate(tier.covers(chain)))
+        pin = Pin(request, Pieces(chain, request.tokens), self._due(request), place.usable)
+        pin.covers = dict(enumerate(place.covers(chain)))
         if pin.awaits:
-            self._cover_behind_gaps(pin, tier)
+            self._cover_behind_gaps(pin, place)
         return pin
 
     @staticmethod
-    def _cover_behind_gaps(pin: Pin, tier: PinnableTier) -> None:
+    def _cover_behind_gaps(pin: Pin, place: Place) -> None:
         """Cover what is there behind a chunk that is not: nobody will tell of its coming."""
         for piece in pin.missing():
-            if piece.number not in pin.covers and piece.key in tier.residents:
-                pin.covers[piece.number] = Cover(piece.key, pin.pieces.tokens(piece.number))
+            cover = None if piece.number in pin.covers else place.best_cover(piece)
+            if cover is not None and cover.tokens == pin.pieces.tokens(piece.number):
+                pin.covers[piece.number] = cover
 
     def _renew(self, pin: Pin, request: PinRequest) -> None:
         """Give a pin that holds all it covers another time, order of renewal or label."""
@@ -280,22 +246,22 @@ class PinTable:
 
     def awaits(self, location: str, key: Key) -> bool:
         """Whether a pin in a tier waits for a chunk, which the tier is to be given."""
-        return self._reservations[location].awaits(key)
+        return self._places[location].reservations.awaits(key)
 
     def note_admitted(self, location: str, entry: Entry) -> None:
         """A chunk has come that covers its own tokens and all that begin like them."""
-        met = self._reservations[location].met_by(entry.parent, entry.token_bytes)
+        met = self._places[location].reservations.met_by(entry.parent, entry.token_bytes)
         self._meet(location, entry.key, met)
 
     def note_stored(self, location: str, key: Key) -> None:
         """A chunk has come that is found by its own key and nothing shorter is."""
-        self._meet(location, key, self._reservations[location].met_exactly(key))
+        self._meet(location, key, self._places[location].reservations.met_exactly(key))
 
     def _meet(self, location: str, key: Key, met: Sequence[tuple[Piece, frozenset[str]]]) -> None:
         """Mark a chunk for the pins that wait for pieces it covers."""
         if not met:
             return
-        reservations = self._reservations[location]
+        reservations = self._places[location].reservations
         residents = self._tiers[location].residents
         freed = sum(reservations.charged(piece) for piece, _ in met)
         if not residents.may_pin(residents.unmarked_size(key) - freed):
@@ -304,17 +270,11 @@ class PinTable:
         for piece, pin_ids in met:
             for pin_id in pin_ids:
                 reservations.drop(piece, pin_id)
-                self._cover(self._pins[pin_id], piece, key, residents)
+                self._cover(self._pins[pin_id], piece, key)
 
-    def _cover(self, pin: Pin, piece: Piece, key: Key, residents: Residents) -> None:
-        pin_id = pin.request.pin_id
-        before = pin.covers.get(piece.number)
-        pin.covers[piece.number] = Cover(key, pin.pieces.tokens(piece.number))
-        pin.lost.discard(piece.number)
-        residents.mark(key, pin_id)
-        if before is not None and before.key != key:
-            residents.unmark(before.key, pin_id)
-        self._changed.add(pin_id)
+    def _cover(self, pin: Pin, piece: Piece, key: Key) -> None:
+        self._places[pin.request.location].cover(pin, piece, key)
+        self._changed.add(pin.request.pin_id)
         if self.keeping is not None and len(pin.covers) >= len(pin.pieces):
             self.keeping.covered(pin)
 
@@ -336,7 +296,7 @@ class PinTable:
             for number in [n for n, cover in pin.covers.items() if cover.key == key]:
                 del pin.covers[number]
                 pin.lost.add(number)
-                self._reservations[location].add(pin.pieces[number], pin_id)
+                self._places[location].reservations.add(pin.pieces[number], pin_id)
             self._changed.add(pin_id)
 
     def note_hit(self, key: Key) -> None:
@@ -405,23 +365,6 @@ class PinTable:
                 advice="release pins that are no longer needed",
             )
 
-    def _need(self, new: Pin, tier: PinnableTier) -> Need:
-        residents = tier.residents
-        reservations = self._reservations[tier.name]
-        covers = {cover.key for cover in new.covers.values()}
-        missing = new.missing() if new.awaits else []
-        asked = sum(residents.size(key) for key in covers if not residents.marked(key))
-        asked += reservations.new_bytes(missing)
-        full = sum(residents.size(key) for key in covers)
-        full += sum(self._piece_bytes(piece) for piece in missing)
-        return Need(
-            tier=tier.name,
-            asked_bytes=asked,
-            full_bytes=full,
-            taken_bytes=residents.pinned_bytes + residents.reserved_bytes,
-            limit_bytes=residents.pin_limit_bytes if residents.capacity_bytes else None,
-        )
-
     def _put_in(self, pin: Pin) -> None:
         request = pin.request
         self._pins[request.pin_id] = pin
@@ -446,32 +389,37 @@ class PinTable:
     def _due(self, request: PinRequest) -> float | None:
         return None if request.ttl_seconds is None else self._clock() + request.ttl_seconds
 
+    def _place(self, location: str) -> Place:
+        """The place of a name.
+
+        Raises:
+            UnknownNameError: There is none.
+        """
+        place = self._places.get(location)
+        if place is None:
+            raise UnknownNameError("location", location, self._places)
+        return place
+
     def _mark(self, pin: Pin) -> None:
-        residents = self._tiers[pin.request.location].residents
-        for cover in pin.covers.values():
-            residents.mark(cover.key, pin.request.pin_id)
+        place = self._places[pin.request.location]
+        place.mark(pin)
         if pin.awaits:
             for piece in pin.missing():
-                self._reservations[pin.request.location].add(piece, pin.request.pin_id)
+                place.reservations.add(piece, pin.request.pin_id)
 
     def _unmark(self, pin: Pin, keep: Pin | None) -> None:
-        location = pin.request.location
-        same = keep is not None and keep.request.location == location
-        kept_keys = {cover.key for cover in keep.covers.values()} if keep and same else set()
-        kept_pieces = (
-            {piece.key for piece in keep.missing()} if keep and same and keep.awaits else set()
-        )
-        residents = self._tiers[location].residents
-        for cover in pin.covers.values():
-            if cover.key not in kept_keys:
-                residents.unmark(cover.key, pin.request.pin_id)
-        reservations = self._reservations[location]
+        place = self._places[pin.request.location]
+        same = keep is not None and keep.request.location == pin.request.location
+        place.unmark(pin, keep if same else None)
+        waits = keep is not None and same and keep.awaits
+        kept = {piece.key for piece in keep.missing()} if keep is not None and waits else set()
+        reservations = place.reservations
         for number, key in enumerate(pin.pieces.keys):
-            if key not in kept_pieces and reservations.waits(key, pin.request.pin_id):
+            if key not in kept and reservations.waits(key, pin.request.pin_id):
                 reservations.drop(pin.pieces[number], pin.request.pin_id)
 
     def _end(self, pin: Pin) -> int:
-        tokens = pin.tokens_pinned if self._tiers[pin.request.location].holds else 0
+        tokens = pin.tokens_pinned if self._places[pin.request.location].holds else 0
         self._unmark(pin, keep=None)
         self._take_out(pin)
         if self.keeping is not None:
@@ -482,18 +430,11 @@ class PinTable:
         if self.keeping is not None:
             self.keeping.made(pin, pin.request.ttl_seconds)
 
-    def _pinned_bytes(self, pin: Pin) -> int:
-        residents = self._tiers[pin.request.location].residents
-        return sum(map(residents.size, {key for key, _ in pin.covers.values()}))
-
-    def _reserved_bytes(self, pin: Pin) -> int:
-        reservations = self._reservations[pin.request.location]
-        return reservations.held_by(pin.request.pin_id, pin.pieces.keys)
-
     def _report(self, pin: Pin) -> PinReport:
+        place, pin_id = self._places[pin.request.location], pin.request.pin_id
         return pin.report(
             self._clock(),
-            holds=self._tiers[pin.request.location].holds,
-            pinned_bytes=self._pinned_bytes(pin),
-            reserved_bytes=self._reserved_bytes(pin),
+            holds=place.holds,
+            pinned_bytes=place.pinned_bytes(pin),
+            reserved_bytes=place.reservations.held_by(pin_id, pin.pieces.keys),
         )

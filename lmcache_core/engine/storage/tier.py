@@ -15,7 +15,7 @@ from lmcache_core.api import Capability, StorageBackend
 from lmcache_core.api.messages import TierStatus
 from lmcache_core.config import TierRules
 from lmcache_core.engine.chunks.entry import Entry
-from lmcache_core.engine.chunks.piece import Cover, Pieces, cut
+from lmcache_core.engine.chunks.piece import Cover, Piece, Pieces, cut
 from lmcache_core.engine.chunks.residents import Residents
 from lmcache_core.engine.frames.calls import BackendCalls
 from lmcache_core.engine.frames.form import FrameForm
@@ -200,6 +200,12 @@ class StorageTier:
             covers.append(Cover(piece.key, len(piece.token_bytes) // TOKEN_BYTES))
         self._book.learn(covers)
         return covers if self._book.rule is None else cut(covers, self._book.usable(covers))
+
+    def best_cover(self, piece: Piece) -> Cover | None:
+        """The frame of a piece, which is found by its own key and nothing shorter is, or None."""
+        if piece.key not in self.residents:
+            return None
+        return Cover(piece.key, len(piece.token_bytes) // TOKEN_BYTES)
 
     @property
     def usable(self) -> Callable[[Sequence[Cover]], int] | None:
