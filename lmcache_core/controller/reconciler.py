@@ -49,7 +49,7 @@ class Reconciler:
         """An engine says what it holds: adopt, release, or ask for it anew."""
         name = engine.instance_id
         self._ledger.lose(name, "the engine has restarted or lost it")
-        self._ledger.join(name, engine.identity, engine.locations)
+        self._ledger.join(name, engine.identity, engine.pin_locations)
         for request, report in zip(message.pin_requests, message.pins, strict=False):
             self._take_in(engine, request, report)
         for row in self._ledger.at(name):

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from lmcache_core.api.pins import OnMissing, PinCost, PinReport, PinRequest, Renew
+from lmcache_core.config import ANYWHERE
 from lmcache_core.engine.chunks.entry import Entry
 from lmcache_core.engine.chunks.piece import Cover, Piece, Pieces
 from lmcache_core.engine.pins.alarms import Alarms
+from lmcache_core.engine.pins.anywhere import MARKS, Anywhere
 from lmcache_core.engine.pins.keeping import PinKeeping
 from lmcache_core.engine.pins.pin import Pin
 from lmcache_core.engine.pins.place import PinnableTier, Place, TierPlace
@@ -34,7 +36,7 @@ class PinTable:
     Not thread-safe: the engine's lock is held around every call.
 
     Args:
-        tiers: The tiers by name.
+        tiers: The tiers by name, from the top; the first is host memory.
         chain_of: Makes the key chain of some packed tokens in a scope, under
             the engine's present namespace.
         piece_bytes: Bytes a chunk of some packed tokens takes.
@@ -63,6 +65,8 @@ class PinTable:
         self._places: dict[str, Place] = {
             name: TierPlace(tier, piece_bytes) for name, tier in tiers.items()
         }
+        memory = next(iter(self._places.values()))
+        self._anywhere = self._places[ANYWHERE] = Anywhere(tiers, memory.reservations)
         self._chain_of = chain_of
         self._quotas = Quotas(owner_quota_bytes, own_quotas or {})
         self._clock = clock
@@ -89,7 +93,8 @@ class PinTable:
 
         Raises:
             UnknownNameError: No tier of that name.
-            ConflictError: A higher version is held or was released.
+            ConflictError: A higher version is held or was released, or the
+                location is not for the engine's model.
             NotCachedError: ``on_missing`` is ``fail`` and something is.
             CapacityError: It does not fit; pins never evict pins.
         """
@@ -148,7 +153,11 @@ class PinTable:
         self._cover_behind_gaps(pin, place)
         if pin.covers:
             pin.lost = {piece.number for piece in pin.missing()}
-        pin.charge = self._quotas.check(pin, old, place.need(pin))
+        need = place.need(pin)
+        if place is self._anywhere:
+            # Where its bytes were when it was made says nothing of where there is room for them.
+            need = need._replace(asked_bytes=0)
+        pin.charge = self._quotas.check(pin, old, need)
         if old is not None:
             self._unmark(old, keep=None)
             self._take_out(old)
@@ -256,6 +265,8 @@ class PinTable:
     def note_stored(self, location: str, key: Key) -> None:
         """A chunk has come that is found by its own key and nothing shorter is."""
         self._meet(location, key, self._places[location].reservations.met_exactly(key))
+        if self._anywhere.pins:
+            self._changed |= self._anywhere.note_came(location, key)
 
     def _meet(self, location: str, key: Key, met: Sequence[tuple[Piece, frozenset[str]]]) -> None:
         """Mark a chunk for the pins that wait for pieces it covers."""
@@ -270,6 +281,8 @@ class PinTable:
         for piece, pin_ids in met:
             for pin_id in pin_ids:
                 reservations.drop(piece, pin_id)
+        for piece, pin_ids in met:
+            for pin_id in pin_ids:
                 self._cover(self._pins[pin_id], piece, key)
 
     def _cover(self, pin: Pin, piece: Piece, key: Key) -> None:
@@ -278,9 +291,12 @@ class PinTable:
         if self.keeping is not None and len(pin.covers) >= len(pin.pieces):
             self.keeping.covered(pin)
 
-    def note_moved(self, location: str, old: Key, new: Key, marks: Iterable[str]) -> None:
+    def note_moved(self, location: str, old: Key, new: Key, marks: frozenset[str]) -> None:
         """A longer chunk has taken the place of a marked one."""
         residents = self._tiers[location].residents
+        if self._anywhere.pins:
+            self._changed |= self._anywhere.note_gone(old, marks, new)
+            marks -= MARKS
         for pin_id in marks:
             pin = self._pins[pin_id]
             for number, cover in pin.covers.items():
@@ -289,8 +305,11 @@ class PinTable:
             residents.mark(new, pin_id)
             self._changed.add(pin_id)
 
-    def note_lost(self, location: str, key: Key, marks: Iterable[str]) -> None:
+    def note_lost(self, location: str, key: Key, marks: frozenset[str]) -> None:
         """A marked chunk has gone: what it covered is reserved again."""
+        if self._anywhere.pins:
+            self._changed |= self._anywhere.note_gone(key, marks)
+            marks -= MARKS
         for pin_id in marks:
             pin = self._pins[pin_id]
             for number in [n for n, cover in pin.covers.items() if cover.key == key]:
@@ -306,6 +325,9 @@ class PinTable:
         # What a pin holds below host memory is hit there, too: it is copied up and stays.
         for tier in self._tiers.values():
             for pin_id in tier.residents.marks_among(key, self._renewing):
+                self._renew_for_hit(self._pins[pin_id])
+        if self._anywhere.pins:
+            for pin_id in self._anywhere.pins_among(key, self._renewing):
                 self._renew_for_hit(self._pins[pin_id])
 
     def _renew_for_hit(self, pin: Pin) -> None:
@@ -343,6 +365,21 @@ class PinTable:
         """Reports of pins that changed since they were last taken, some at a time."""
         count = min(PINS_AT_ONCE, len(self._changed))
         return [self._report(self._pins[self._changed.pop()]) for _ in range(count)]
+
+    def note_resized(self, location: str, key: Key) -> None:
+        """A chunk takes other bytes now, which the reports of its pins tell."""
+        self._changed |= self._anywhere.pins_behind(key, self._tiers[location].residents.marks(key))
+
+    def stuck(self, location: str, key: Key, target: str) -> set[str]:
+        """The pins that would lose a chunk which leaves a tier for another."""
+        marks = self._tiers[location].residents.marks(key)
+        return self._anywhere.stuck(location, key, target).union(marks - MARKS)
+
+    def let_leave(self, location: str, key: Key) -> bool:
+        """Let pins of no one tier hold another copy; False where there is no room for that."""
+        changed = self._anywhere.leave(location, key)
+        self._changed |= changed or set()
+        return changed is not None
 
     def note_untold(self, pin_ids: Iterable[str]) -> None:
         """What was taken of these pins has reached nobody."""
@@ -394,10 +431,13 @@ class PinTable:
 
         Raises:
             UnknownNameError: There is none.
+            ConflictError: It is not for the engine's model.
         """
         place = self._places.get(location)
         if place is None:
             raise UnknownNameError("location", location, self._places)
+        if place is self._anywhere:
+            self._anywhere.check()
         return place
 
     def _mark(self, pin: Pin) -> None:
@@ -408,15 +448,17 @@ class PinTable:
                 place.reservations.add(piece, pin.request.pin_id)
 
     def _unmark(self, pin: Pin, keep: Pin | None) -> None:
+        pin_id = pin.request.pin_id
         place = self._places[pin.request.location]
-        same = keep is not None and keep.request.location == pin.request.location
-        place.unmark(pin, keep if same else None)
-        waits = keep is not None and same and keep.awaits
-        kept = {piece.key for piece in keep.missing()} if keep is not None and waits else set()
+        beside = None if keep is None else self._places[keep.request.location]
+        place.unmark(pin, keep if beside is place else None)
         reservations = place.reservations
+        kept: set[Key] = set()
+        if keep is not None and beside is not None and beside.reservations is reservations:
+            kept = {piece.key for piece in keep.missing()} if keep.awaits else set()
         for number, key in enumerate(pin.pieces.keys):
-            if key not in kept and reservations.waits(key, pin.request.pin_id):
-                reservations.drop(pin.pieces[number], pin.request.pin_id)
+            if key not in kept and reservations.waits(key, pin_id):
+                reservations.drop(pin.pieces[number], pin_id)
 
     def _end(self, pin: Pin) -> int:
         tokens = pin.tokens_pinned if self._places[pin.request.location].holds else 0

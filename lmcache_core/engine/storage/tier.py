@@ -155,7 +155,7 @@ class StorageTier:
         on_admitted: Callable[[Key], None],
         on_evicted: Callable[[Key, frozenset[str]], None],
         on_evicting: Callable[[Known], None],
-        on_record: Callable[[Record, float], bool] = lambda _record, _latest: True,
+        on_records: Callable[[list[Record], float], list[str]] = lambda _records, _latest: [],
     ) -> None:
         """Open the backend, start the tier's threads, take in what the store has kept.
 
@@ -166,9 +166,9 @@ class StorageTier:
                 the marks it carried.
             on_evicting: Called without the lock with each frame that is about
                 to be removed to make room, while :meth:`fetch` has it still.
-            on_record: Called without the lock with each record the store has
-                kept and the Unix time of the latest, before anything is
-                written or evicted; says whether it is still of use.
+            on_records: Called without the lock with the records that the store
+                has kept and the Unix time of the latest, before anything is
+                written or evicted; names those that are of no use any more.
 
         Raises:
             BackendError: The store cannot be used.
@@ -186,9 +186,8 @@ class StorageTier:
         recovery = self._recovery
         if recovery is not None:
             # Before anything is written or evicted, so that the bound holds.
-            self._writes.submit(
-                lambda: recovery.run(self._writer.make_room, partial(self._take_records, on_record))
-            )
+            take_records = partial(self._take_records, on_records)
+            self._writes.submit(lambda: recovery.run(self._writer.make_room, take_records))
             recovery.over.wait(RECOVER_SECONDS)
 
     def covers(self, chain: KeyChain) -> list[Cover]:
@@ -351,7 +350,7 @@ class StorageTier:
         return all(ended)
 
     def _take_records(
-        self, take: Callable[[Record, float], bool], found: Sequence[tuple[Key, int]]
+        self, take: Callable[[list[Record], float], list[str]], found: Sequence[tuple[Key, int]]
     ) -> None:
         if self.records is not None:
             self.records.take_in(found, take)

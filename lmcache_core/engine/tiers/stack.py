@@ -181,7 +181,7 @@ class TierStack:
                     on_admitted=admitted,
                     on_evicted=evicted,
                     on_evicting=partial(self._demotion.take, tier),
-                    on_record=partial(self.restoring.take, name),
+                    on_records=partial(self.restoring.take, name),
                 )
             except BackendError as error:
                 if not leave_out:
