@@ -189,7 +189,8 @@ class Anywhere:
             if not self._settle(key):
                 losing |= self._whole.pop(key)
         if BEGUN in marks:
-            losing |= self._begun.pop(key)
+            # Who has waited for the heir has let go of it.
+            losing |= self._begun.pop(key, set())
         for pin in [self.pins[pin_id] for pin_id in losing]:
             for number in [n for n, cover in pin.covers.items() if cover.key == key]:
                 if heir is None or not self._follow(pin, number, heir):
