@@ -118,6 +118,10 @@ def clear(rig, location, *, force=True):
     return dropped
 
 
+def keys(rig, tokens=LONG):
+    return rig.engine.tiers.chain_of(tokens_to_bytes(tokens), EMPTY_SCOPE).keys
+
+
 def pinned(rig):
     """Bytes that pins take, by tier."""
     return [tier.pinned_bytes for tier in rig.engine.tiers.status()]
@@ -161,6 +165,45 @@ def test_the_mark_goes_down_when_a_copy_comes_and_up_when_that_goes(rig):
     assert clear(rig, DISK) == len(LONG)
     assert pinned(rig) == [4 * SLOT_BYTES, 0]
     assert report(rig).state is PinState.ACTIVE
+    changed = rig.engine.tiers.pins.take_changed()
+    assert [one.pinned_bytes for one in changed] == [made.pinned_bytes]
+
+
+def test_the_mark_stays_up_where_pins_have_no_room_below(engine):
+    with engine.start(share=0.4) as rig:  # Pins may take four chunks of each tier.
+        store(rig, OTHER)
+        clear(rig, DISK)
+        pin(rig, OTHER)
+        store(rig, LONG[: 2 * CHUNK_TOKENS])
+        pin(rig, LONG[: 2 * CHUNK_TOKENS], "other")
+        assert pinned(rig) == [4 * SLOT_BYTES, 2 * FRAME_BYTES]
+        Mover(rig).move(MEMORY, DISK, OTHER, keep=True)
+        assert pinned(rig) == [2 * SLOT_BYTES, 4 * FRAME_BYTES]
+        press(rig)
+        assert rig.hit(OTHER) == len(OTHER)
+
+
+def test_the_mark_does_not_go_up_because_a_copy_comes_there():
+    stores = {name: DictStore() for name in ("upper", "lower")}
+    specs = [
+        storage_spec(
+            name,
+            lambda *_, name=name: DictBackend(
+                DictConfig(), BackendContext(instance_id="rig", tier=name), stores[name]
+            ),
+            Capability.NONE,
+        )
+        for name in stores
+    ]
+    with Rig(chunks=20, storage=specs, storage_chunks=10) as rig:
+        store(rig)
+        clear(rig, "upper")
+        pin(rig)
+        assert pinned(rig) == [0, 0, 4 * FRAME_BYTES]
+        assert Mover(rig).move("lower", "upper", LONG, keep=True).num_tokens == len(LONG)
+        assert pinned(rig) == [0, 0, 4 * FRAME_BYTES]
+        assert Mover(rig).move("lower", "upper", LONG).num_tokens == len(LONG)
+        assert pinned(rig) == [0, 4 * FRAME_BYTES, 0]
 
 
 def test_a_clear_that_is_not_forced_leaves_the_copy_that_is_held(rig):
@@ -191,8 +234,7 @@ def test_a_damaged_copy_is_put_aside_and_the_next_one_is_held(rig, engine):
     store(rig)
     pin(rig)
     clear(rig, MEMORY)
-    key = rig.engine.tiers.chain_of(tokens_to_bytes(LONG), EMPTY_SCOPE).keys[1]
-    (spoilt,) = engine.folder.glob(f"rig/frames/*/{key.hex()}")
+    (spoilt,) = engine.folder.glob(f"rig/frames/*/{keys(rig)[1].hex()}")
     spoilt.write_bytes(spoilt.read_bytes()[:-1] + b"\1")
     assert rig.serve(LONG) == CHUNK_TOKENS
     settle(rig)
@@ -245,25 +287,63 @@ def test_where_the_lowest_tier_has_no_room_the_next_one_holds(engine):
         assert pinned(rig) == [2 * SLOT_BYTES, 4 * FRAME_BYTES]
 
 
-def test_what_fits_nowhere_is_refused_with_the_numbers_and_as_a_plan_says(engine):
-    with engine.start(memory=10, disk=5) as rig:
-        store(rig)
-        clear(rig, MEMORY)
-        pin(rig)
-        store(rig, OTHER)
-        three = list(range(9000, 9000 + 3 * CHUNK_TOKENS))
-        rig.serve(three)
-        pin(rig, OTHER, "q")
-        request = anywhere(range(20_000, 20_000 + 8 * CHUNK_TOKENS), on_missing=OnMissing.RESERVE)
+def test_what_has_one_copy_has_its_room_before_what_has_two(engine):
+    with engine.start(share=0.4, write="back") as rig:  # Pins may take four chunks of each tier.
+        mover = Mover(rig)
+        rig.serve(OTHER[: 3 * CHUNK_TOKENS])
+        mover.move(MEMORY, DISK, OTHER[: 3 * CHUNK_TOKENS])
+        pin(rig, OTHER[: 3 * CHUNK_TOKENS], "other")
+        two = LONG[: 2 * CHUNK_TOKENS]
+        rig.serve(two)
+        mover.move(MEMORY, DISK, two)
+        rig.serve(two[:CHUNK_TOKENS])  # The first is brought up.
         with rig.engine.tiers.lock:
-            plan = rig.engine.tiers.pins.plan(request)
-        assert not plan.fits_tier
-        assert plan.asked_bytes == 8 * SLOT_BYTES
-        assert plan.pinned_bytes == 4 * SLOT_BYTES
-        assert plan.pin_limit_bytes == 8 * SLOT_BYTES
-        with pytest.raises(CapacityError, match=f"pins of tier {MEMORY}: {8 * SLOT_BYTES} bytes"):
-            pin(rig, range(20_000, 20_000 + 8 * CHUNK_TOKENS), "r", on_missing=OnMissing.RESERVE)
+            assert rig.engine.tiers.pins.plan(anywhere(two)).fits_tier
+        assert pin(rig, two).state is PinState.ACTIVE
+        assert pinned(rig) == [SLOT_BYTES, 4 * FRAME_BYTES]
+
+
+def test_a_new_version_goes_on_holding_what_the_old_one_held(rig):
+    store(rig)
+    pin(rig, LONG[: 3 * CHUNK_TOKENS])
+    assert pin(rig, LONG, version=2).state is PinState.ACTIVE
+    assert pinned(rig) == [0, 4 * FRAME_BYTES]
+    assert pin(rig, LONG[: 2 * CHUNK_TOKENS], version=3).state is PinState.ACTIVE
+    assert pinned(rig) == [0, 2 * FRAME_BYTES]
+    press(rig)
+    assert rig.hit(LONG[: 2 * CHUNK_TOKENS]) == 2 * CHUNK_TOKENS
+
+
+def test_what_comes_where_host_memory_has_no_room_for_it_is_held_below(engine):
+    with engine.start(share=0.4) as rig:  # Pins may take four chunks of each tier.
+        store(rig)
+        pin(rig)
+        clear(rig, MEMORY)
+        rig.serve(OTHER)
+        with rig.engine.tiers.lock:
+            rig.engine.tiers.pins.pin(ask(OTHER, "memory"))
+        clear(rig, DISK)
+        assert (report(rig).state, report(rig).reserved_bytes) == (PinState.DEGRADED, 0)
+        store(rig)
+        assert report(rig).state is PinState.ACTIVE
         assert pinned(rig) == [4 * SLOT_BYTES, 4 * FRAME_BYTES]
+        assert not any(rig.engine.tiers.pins.awaits(MEMORY, key) for key in keys(rig))
+        unpin(rig)
+        assert pinned(rig) == [4 * SLOT_BYTES, 0]
+
+
+def test_what_fits_nowhere_is_refused_with_the_numbers_of_the_tier_that_is_short(rig):
+    store(rig)
+    tokens = [*LONG, *range(20_000, 20_000 + 9 * CHUNK_TOKENS)]
+    with rig.engine.tiers.lock:
+        plan = rig.engine.tiers.pins.plan(anywhere(tokens, on_missing=OnMissing.RESERVE))
+    assert not plan.fits_tier
+    assert (plan.asked_bytes, plan.pinned_bytes) == (9 * SLOT_BYTES, 0)
+    assert plan.pin_limit_bytes == 8 * SLOT_BYTES
+    assert plan.charged_bytes == 4 * FRAME_BYTES + 9 * SLOT_BYTES
+    with pytest.raises(CapacityError, match=f"pins of tier {MEMORY}: {9 * SLOT_BYTES} bytes"):
+        pin(rig, tokens, on_missing=OnMissing.RESERVE)
+    assert pinned(rig) == [0, 0]
 
 
 def test_a_pin_costs_what_its_plan_says_in_all_tiers_together(engine):
@@ -405,6 +485,60 @@ def test_a_tail_that_a_longer_chunk_takes_the_place_of_goes_on_being_held(rig):
     assert rig.hit(TAIL) == len(TAIL)
     unpin(rig)
     assert pinned(rig) == [0, 0]
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_tail_that_the_disk_loses_is_held_in_the_longer_chunk_if_there_is_room(engine, room):
+    tail = list(range(CHUNK_TOKENS + 2 * BLOCK_TOKENS))
+    with engine.start(share=0.4) as rig:  # Pins may take four chunks of each tier.
+        store(rig, tail)
+        pin(rig, tail)
+        assert pinned(rig)[0] == 0
+        store(rig)
+        if not room:
+            rig.serve(OTHER)
+            with rig.engine.tiers.lock:
+                rig.engine.tiers.pins.pin(ask(OTHER, "memory"))
+        clear(rig, DISK)
+        if room:
+            assert report(rig).state is PinState.ACTIVE
+            assert pinned(rig) == [2 * SLOT_BYTES, 0]
+        else:
+            assert (report(rig).state, report(rig).tokens_pinned) == (PinState.DEGRADED, 0)
+            assert pinned(rig) == [4 * SLOT_BYTES, 0]
+
+
+def test_less_than_was_held_does_not_take_its_place(rig):
+    tail = list(range(CHUNK_TOKENS + 2 * BLOCK_TOKENS))
+    store(rig, tail)
+    pin(rig, tail)
+    clear(rig, MEMORY)
+    fork = [*tail[:-3], *range(800, 811)]
+    store(rig, fork)
+    assert rig.engine.tiers.covered(tokens_to_bytes(tail), EMPTY_SCOPE)[MEMORY] == len(tail) - 3
+    clear(rig, DISK)
+    assert (report(rig).state, report(rig).tokens_pinned) == (PinState.DEGRADED, CHUNK_TOKENS)
+
+
+def test_nothing_is_held_behind_a_piece_of_which_only_the_beginning_is_there(rig):
+    store(rig)
+    rig.engine.tiers.drop(MEMORY, keys(rig), force=True)
+    rig.engine.tiers.drop(DISK, keys(rig)[1:2], force=True)
+    settle(rig)
+    store(rig, [*LONG[: CHUNK_TOKENS + 10], *range(800, 806)])
+    assert pin(rig).tokens_pinned == CHUNK_TOKENS + 10
+    assert pinned(rig) == [SLOT_BYTES, FRAME_BYTES]
+
+
+def test_what_covers_a_beginning_is_let_go_of_when_the_whole_comes(rig):
+    fork = LONG[: CHUNK_TOKENS - 6]
+    store(rig, [*fork, *range(800, 806)])
+    first = LONG[:CHUNK_TOKENS]
+    made = pin(rig, first, on_missing=OnMissing.RESERVE)
+    assert (made.tokens_pinned, pinned(rig)) == (len(fork), [2 * SLOT_BYTES, 0])
+    store(rig, first)
+    assert report(rig).state is PinState.ACTIVE
+    assert pinned(rig) == [0, FRAME_BYTES]
 
 
 def test_a_piece_of_which_only_the_beginning_is_there_is_whole_when_it_comes(rig):

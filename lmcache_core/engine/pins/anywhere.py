@@ -173,29 +173,19 @@ class Anywhere:
                     changed.add(pin.request.pin_id)
         return changed
 
-    def note_gone(self, key: Key, marks: frozenset[str], heir: Key | None = None) -> set[str]:
-        """A copy of a chunk has gone; return the pins that this has changed.
-
-        Args:
-            key: The chunk.
-            marks: What marks the copy had.
-            heir: The longer chunk that has taken its place in host memory.
-        """
-        changed: set[str] = set()
-        losing: set[str] = set()
+    def note_gone(self, key: Key, marks: frozenset[str]) -> set[str]:
+        """A copy of a chunk has gone, and what marks it had; return the pins that held it."""
+        pins: set[str] = set()
         if WHOLE in marks:
-            changed |= self._whole[key]
             del self._homes[key]
-            if not self._settle(key):
-                losing |= self._whole.pop(key)
+            pins |= self._whole.pop(key)
         if BEGUN in marks:
-            # Who has waited for the heir has let go of it.
-            losing |= self._begun.pop(key, set())
-        for pin in [self.pins[pin_id] for pin_id in losing]:
+            # Who has waited for what took its place has let go of it.
+            pins |= self._begun.pop(key, set())
+        for pin in [self.pins[pin_id] for pin_id in pins]:
             for number in [n for n, cover in pin.covers.items() if cover.key == key]:
-                if heir is None or not self._follow(pin, number, heir):
-                    self._replace(pin, number)
-        return changed | losing
+                self._replace(pin, number)
+        return pins
 
     def stuck(self, location: str, key: Key, target: str) -> set[str]:
         """The pins that would lose a chunk which leaves a tier for another."""
@@ -273,22 +263,16 @@ class Anywhere:
         else:
             self._memory.residents.unmark(key, BEGUN)
 
-    def _follow(self, pin: Pin, number: int, heir: Key) -> bool:
-        """Let a pin hold the chunk that has taken the place of one of its own."""
-        if not self._hold(heir, pin, whole=heir == pin.pieces.keys[number]):
-            return False
-        pin.covers[number] = pin.covers[number]._replace(key=heir)
-        return True
-
     def _replace(self, pin: Pin, number: int) -> None:
-        """Let a pin hold whatever else covers a piece, or wait for it."""
+        """Let a pin hold whatever else covers as much of a piece, or wait for it."""
+        tokens = pin.covers[number].tokens
         cover = self.best_cover(pin.pieces[number])
         if (
             cover is not None
-            and cover.tokens >= pin.covers[number].tokens
+            and cover.tokens >= tokens
             and self._hold(cover.key, pin, whole=cover.key == pin.pieces.keys[number])
         ):
-            pin.covers[number] = cover
+            pin.covers[number] = Cover(cover.key, tokens)
         else:
             self._lose(pin, number)
 

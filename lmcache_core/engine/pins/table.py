@@ -295,7 +295,7 @@ class PinTable:
         """A longer chunk has taken the place of a marked one."""
         residents = self._tiers[location].residents
         if self._anywhere.pins:
-            self._changed |= self._anywhere.note_gone(old, marks, new)
+            self._changed |= self._anywhere.note_gone(old, marks)
             marks -= MARKS
         for pin_id in marks:
             pin = self._pins[pin_id]
