@@ -88,30 +88,20 @@ class TierPlace:
 
     Attributes:
         reservations: Who waits for which chunk there.
+        holds: As of the tier, as all that follows.
+        usable: See :class:`PinnableTier`.
+        covers: See :class:`PinnableTier`.
+        best_cover: See :class:`PinnableTier`.
     """
 
     def __init__(self, tier: PinnableTier, piece_bytes: Callable[[Piece], int]) -> None:
         self.reservations = Reservations(tier.residents, piece_bytes)
-        self._tier = tier
+        self.holds = tier.holds
+        self.usable = tier.usable
+        self.covers = tier.covers
+        self.best_cover = tier.best_cover
+        self._name = tier.name
         self._residents = tier.residents
-
-    @property
-    def holds(self) -> bool:
-        """Whether what is marked there stays."""
-        return self._tier.holds
-
-    @property
-    def usable(self) -> Callable[[Sequence[Cover]], int] | None:
-        """See :class:`PinnableTier`."""
-        return self._tier.usable
-
-    def covers(self, chain: KeyChain) -> list[Cover]:
-        """See :class:`PinnableTier`."""
-        return self._tier.covers(chain)
-
-    def best_cover(self, piece: Piece) -> Cover | None:
-        """See :class:`PinnableTier`."""
-        return self._tier.best_cover(piece)
 
     def need(self, pin: Pin) -> Need:
         """See :class:`Place`."""
@@ -121,7 +111,7 @@ class TierPlace:
         asked = sum(residents.unmarked_size(key) for key in keys)
         full = sum(residents.size(key) for key in keys)
         return Need(
-            tier=self._tier.name,
+            tier=self._name,
             asked_bytes=asked + reservations.new_bytes(missing),
             full_bytes=full + reservations.full_bytes(missing),
             taken_bytes=residents.pinned_bytes + residents.reserved_bytes,
