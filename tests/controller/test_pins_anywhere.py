@@ -20,6 +20,7 @@ from tests.engine.rig import CHUNK_TOKENS, FRAME_BYTES, SLOT_BYTES, Rig
 from tests.engine.test_storage_tier import LONG, settle
 
 DISK = "LocalDiskBackend"
+NAME = "anywhere"
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,7 @@ def _syncs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def engine(controller: ControllerProcess, folder: Path, instance_id: str = "real") -> Iterator[Rig]:
+def engine(controller: ControllerProcess, folder: Path, instance_id: str = NAME) -> Iterator[Rig]:
     tiers = (
         TierConfig(MEMORY, 10 * SLOT_BYTES),
         TierConfig(DISK, 10 * FRAME_BYTES, {"path": str(folder), "scrub_rate": 0}),
@@ -58,12 +59,12 @@ def press(rig: Rig) -> None:
 
 
 def put(controller: ControllerProcess, pin_id: str = "kept", **fields: object) -> Any:
-    body = {"placements": [{"instance_id": "real", "location": "any"}], "tokens": LONG, **fields}
+    body = {"placements": [{"instance_id": NAME, "location": "any"}], "tokens": LONG, **fields}
     return controller.client.put(f"/v1/pins/{pin_id}", json=body)
 
 
 def clear(controller: ControllerProcess, location: str) -> int:
-    body = {"instance_id": "real", "location": location, "force": True}
+    body = {"instance_id": NAME, "location": location, "force": True}
     return int(controller.post("/clear", **body).raise_for_status().json()["num_tokens"])
 
 
@@ -73,7 +74,7 @@ def test_rule_2_the_last_copy_stays_through_pressure_clears_moves_and_restarts(
     controller = own_controller
     with engine(controller, tmp_path) as rig:
         store(rig, LONG)
-        plan = {"placements": [{"instance_id": "real", "location": "any"}], "tokens": LONG}
+        plan = {"placements": [{"instance_id": NAME, "location": "any"}], "tokens": LONG}
         planned = controller.post("/v1/pins:plan", **plan).json()["placements"][0]
         made = put(controller)
         assert (made.status_code, made.json()["state"]) == (201, "active")
@@ -89,7 +90,7 @@ def test_rule_2_the_last_copy_stays_through_pressure_clears_moves_and_restarts(
             lambda: shown(controller, "kept")["placements"][0]["pinned_bytes"] == 4 * SLOT_BYTES
         )
         assert shown(controller, "kept")["state"] == "active"
-        positions = {"old_position": ["real", MEMORY], "new_position": ["real", DISK]}
+        positions = {"old_position": [NAME, MEMORY], "new_position": [NAME, DISK]}
         moved = controller.post("/move", **positions, tokens=LONG)
         assert moved.json()["num_tokens"] == len(LONG), moved.text
         eventually(
@@ -118,21 +119,21 @@ def test_the_classic_routes_and_the_command_line_take_any(
 ) -> None:
     with engine(controller, tmp_path) as rig:
         store(rig, LONG)
-        body = {"instance_id": "real", "location": "any", "tokens": LONG}
+        body = {"instance_id": NAME, "location": "any", "tokens": LONG}
         assert controller.post("/pin", **body).json()["num_tokens"] == len(LONG)
         assert controller.post("/pin", **body).json()["num_tokens"] == len(LONG), "it is one pin"
-        (listed,) = controller.client.get("/pins", params={"location": "any"}).json()["pins"]
-        assert listed["placements"][0]["location"] == "any"
-        assert controller.client.get("/pins", params={"location": MEMORY}).json()["pins"] == []
+        for location, listed in (("any", 1), (MEMORY, 0)):
+            query = {"location": location, "instance_id": NAME}
+            assert len(controller.client.get("/pins", params=query).json()["pins"]) == listed
         assert controller.post("/unpin", **body).json()["num_tokens"] == len(LONG)
         assert controller.post("/unpin", **body).json()["num_tokens"] == 0
         env = {"LMCACHE_CONTROLLER_PORT": controller.url.rpartition(":")[2]}
         tokens = ["--tokens", ",".join(map(str, LONG))]
-        where = ["--instance", "real", "--location", "any"]
+        where = ["--instance", NAME, "--location", "any"]
         made = CliRunner().invoke(main, ["pin", "mine", *where, *tokens], env=env)
-        assert (made.exit_code, "real:any" in made.output) == (0, True), made.output
+        assert (made.exit_code, "anywhere:any" in made.output) == (0, True), made.output
         planned = CliRunner().invoke(main, ["pin", "--plan", *where, *tokens], env=env)
-        assert (planned.exit_code, "real:any" in planned.output) == (0, True), planned.output
+        assert (planned.exit_code, "anywhere:any" in planned.output) == (0, True), planned.output
         assert CliRunner().invoke(main, ["unpin", "mine"], env=env).exit_code == 0
 
 
@@ -141,17 +142,17 @@ def test_where_pins_may_be_and_nothing_else_may_any_is_named(
 ) -> None:
     with engine(controller, tmp_path):
         nowhere = put(
-            controller, placements=[{"instance_id": "real", "location": "LocalDiskBackends"}]
+            controller, placements=[{"instance_id": NAME, "location": "LocalDiskBackends"}]
         )
         assert nowhere.status_code == 404
         assert f"available: {MEMORY}, {DISK}, any" in nowhere.json()["detail"]
         for path, body in (
-            ("/clear", {"instance_id": "real", "location": "any"}),
+            ("/clear", {"instance_id": NAME, "location": "any"}),
             (
                 "/move",
                 {
-                    "old_position": ["real", "any"],
-                    "new_position": ["real", DISK],
+                    "old_position": [NAME, "any"],
+                    "new_position": [NAME, DISK],
                     "tokens": LONG,
                 },
             ),
