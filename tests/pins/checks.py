@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lmcache_core.config import ANYWHERE
 from lmcache_core.engine.cache.engine import CacheEngine
 from lmcache_core.engine.frames.record import is_records_of
-from lmcache_core.engine.pins.anywhere import BEGUN, WHOLE
-from lmcache_core.engine.pins.pin import Pin
-from lmcache_core.engine.pins.place import PinnableTier
-from lmcache_core.keys import EMPTY_SCOPE, tokens_to_bytes
-from tests.engine.rig import CHUNK_TOKENS
+from lmcache_core.keys import tokens_to_bytes
+from tests.engine.marks import marking, marks_are_pins, most_pinned
 from tests.pins.model import Model
 from tests.pins.world import DISK, FRAME_BYTES, INSTANCE, MEMORY, World
 
@@ -71,56 +67,30 @@ class Checks:
             pin = tiers.pins._pins[pin_id]
             assert pin.due is None or pin.due > self.world.clocks.engine()
             report = tiers.pins.report(pin_id)
-            assert report.tokens_pinned <= self.most_pinned(pin)
+            assert report.tokens_pinned <= most_pinned(tiers, pin)
             for number, cover in pin.covers.items():
-                (tier,) = self.marking(pin, number)
+                (tier,) = marking(tiers, pin, number)
                 assert tier.name == MEMORY or self.files([cover.key.hex()])
             known = self.model.living.get(pin_id)
             if known is not None and known.version == pin.request.version:
                 assert report.tokens_pinned >= known.floor
                 known.floor = report.tokens_pinned
-        for location in tiers.locations:
-            residents = tiers.tier(location).residents
-            for key in residents:
-                behind = tiers.pins._anywhere.pins_behind(key, residents.marks(key))
-                assert bool(behind) == residents.marked(key)
-                assert behind <= set(tiers.pins.ids())
+        marks_are_pins(tiers)
         if self.world.connected:
             for pin_id, known in self.model.living.items():
                 ended = known.left(self.world.clocks.passed) <= 0  # Unless a hit is reported.
                 assert ended or not known.floor or pin_id in tiers.pins.ids()
 
-    def most_pinned(self, pin: Pin) -> int:
-        """Tokens from the first on that are there for a pin."""
-        tiers = self.engine.tiers
-        covered = tiers.covered(pin.request.tokens, EMPTY_SCOPE)
-        if pin.request.location != ANYWHERE:
-            return covered[pin.request.location]
-        whole = tiers.together(pin.request.tokens, EMPTY_SCOPE)
-        with tiers.lock:
-            piece = next((p for p in pin.pieces if p.number * CHUNK_TOKENS == whole), None)
-            begun = None if piece is None else tiers.memory.best_cover(piece)
-        return whole if begun is None else whole + begun.tokens
-
-    def marking(self, pin: Pin, number: int) -> list[PinnableTier]:
-        """The tiers whose copy of what covers a piece is marked for a pin."""
-        tiers = self.engine.tiers
-        key = pin.covers[number].key
-        mark = pin.request.pin_id
-        if pin.request.location == ANYWHERE:
-            mark = WHOLE if key == pin.pieces.keys[number] else BEGUN
-        named = [tiers.tier(location) for location in tiers.locations]
-        return [tier for tier in named if mark in tier.residents.marks(key)]
-
     def held_elsewhere(self, location: str) -> dict[str, int]:
         """By pin that is in no one tier, the tokens from the first on that other tiers hold."""
         held: dict[str, int] = {}
-        for pin in self.engine.tiers.pins._anywhere.pins.values():
+        tiers = self.engine.tiers
+        for pin in tiers.pins._anywhere.pins.values():
             tokens = 0
             for number in range(len(pin.pieces)):
                 if number not in pin.covers:
                     break
-                if any(tier.name == location for tier in self.marking(pin, number)):
+                if any(tier.name == location for tier in marking(tiers, pin, number)):
                     break
                 tokens += pin.covers[number].tokens
             held[pin.request.pin_id] = tokens
