@@ -52,13 +52,13 @@ class TierStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Register(Message, frozen=True, kw_only=True, tag="register"):
     """An engine introduces itself, at start and whenever it is asked to.
 
+    Once it is welcomed it names its pins in :class:`Held`.
+
     Attributes:
         instance_id: The engine's configured id.
         incarnation: Start time in nanoseconds; a higher one replaces a lower.
         namespace: What its keys are seeded with.
         tiers: Its tiers, from the top.
-        pins: What it holds, so that a new controller learns of it.
-        pin_requests: The same pins as they were asked for, in the same order.
         sequence: Number of the last event it has sent.
         pid: Its process.
         host: Its host's name.
@@ -72,8 +72,6 @@ class Register(Message, frozen=True, kw_only=True, tag="register"):
     incarnation: int
     namespace: Namespace
     tiers: tuple[TierStatus, ...]
-    pins: tuple[PinReport, ...] = ()
-    pin_requests: tuple[PinRequest, ...] = ()
     sequence: int = 0
     pid: int = 0
     host: str = ""
@@ -81,6 +79,22 @@ class Register(Message, frozen=True, kw_only=True, tag="register"):
     version: str = ""
     heartbeat_seconds: float = 5.0
     ledger_id: str = ""
+
+
+class Held(Message, frozen=True, kw_only=True, tag="held"):
+    """Some of the pins that a welcomed engine holds, so that a new controller learns of them.
+
+    Attributes:
+        pins: What it holds.
+        pin_requests: The same pins as they were asked for, in the same order.
+        last: Whether all have been named.
+    """
+
+    instance_id: str
+    incarnation: int
+    pins: tuple[PinReport, ...] = ()
+    pin_requests: tuple[PinRequest, ...] = ()
+    last: bool = False
 
 
 class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
@@ -324,7 +338,7 @@ class HealthCommand(Command, frozen=True, kw_only=True, tag="health"):
     """Answer, with the number of unhealthy tiers in ``facts``."""
 
 
-EngineMessage = Register | Heartbeat | Events | Reply | Progress | Goodbye
+EngineMessage = Register | Held | Heartbeat | Events | Reply | Progress | Goodbye
 ControllerMessage = (
     Welcome
     | Refused

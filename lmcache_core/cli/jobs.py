@@ -42,7 +42,7 @@ def jobs(
         query = {"operation": operation, "state": state, "limit": limit}
         found = client.ask("GET", "/v1/jobs", query=query).document["jobs"]
     else:
-        found = [_ended(client, event) if wait else _job(client, event)]
+        found = [ended(client, event) if wait else _job(client, event)]
     if as_json:
         show(found)
     elif found:
@@ -58,8 +58,8 @@ def _job(client: ControllerClient, event: str) -> dict[str, Any]:
     return found
 
 
-def _ended(client: ControllerClient, event: str) -> dict[str, Any]:
-    """A job once it has ended; the controller bounds how long that takes."""
+def ended(client: ControllerClient, event: str) -> dict[str, Any]:
+    """A job once it has ended, shown as it goes on; the controller bounds how long that takes."""
     job = _job(client, event)
     with click.progressbar(length=max(1, job["asked"]), label=event, file=sys.stderr) as progress:
         shown = 0

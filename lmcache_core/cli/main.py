@@ -8,6 +8,9 @@ from lmcache_core.cli.lazy import LazyCommand, lazy_group
 from lmcache_core.cli.plugin_commands import PluginCommands
 
 COMMANDS = {
+    "adopt": LazyCommand(
+        "lmcache_core.cli.instances:adopt", "Take over an engine's pins from another ledger."
+    ),
     "clear": LazyCommand("lmcache_core.cli.chunks:clear", "Drop unpinned chunks of a tier."),
     "compress": LazyCommand(
         "lmcache_core.cli.chunks:compress", "Encode chunks of a storage tier by serdes."
@@ -34,6 +37,9 @@ COMMANDS = {
     "pin": LazyCommand("lmcache_core.cli.pins:pin", "Keep a prompt's KV cache where it is."),
     "pins": LazyCommand("lmcache_core.cli.pins:pins", "List pins, and how much of them holds."),
     "unpin": LazyCommand("lmcache_core.cli.pins:unpin", "Release pins."),
+    "warm": LazyCommand(
+        "lmcache_core.cli.warm:warm", "Have the prompts of pins computed that are not active."
+    ),
     "plugins": LazyCommand(
         "lmcache_core.cli.plugins:plugins", "List the plugins, and why one is not loaded."
     ),

@@ -82,7 +82,7 @@ def pin(
         **required(fields),
         **{key: value for key, value in optional.items() if value is not None},
         "renew": "on_hit" if renew else "fixed",
-        "labels": _labels(labels),
+        "labels": labels_of(labels),
         "timeout_s": client.timeout_seconds,
     }
     if plan:
@@ -133,6 +133,7 @@ def unpin(
 @click.option("--owner", help="Only this owner's.")
 @click.option("--instance", help="Only those in this instance.")
 @click.option("--location", help="Only those in this tier, or in any.")
+@click.option("--namespace", help="Only those in instances that serve this model.")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only those with it.")
 @controller_options
@@ -142,6 +143,7 @@ def pins(
     owner: str | None,
     instance: str | None,
     location: str | None,
+    namespace: str | None,
     state: str | None,
     labels: Sequence[str],
     client: ControllerClient,
@@ -155,6 +157,7 @@ def pins(
             "owner": owner,
             "instance_id": instance,
             "location": location,
+            "namespace": namespace,
             "state": state,
             "label": labels or None,
         }
@@ -184,7 +187,12 @@ def _path(name: str) -> str:
     return f"/v1/pins/{quote(name, safe='')}"
 
 
-def _labels(labels: Sequence[str]) -> dict[str, str]:
+def labels_of(labels: Sequence[str]) -> dict[str, str]:
+    """The labels that ``--label KEY=VALUE`` has named.
+
+    Raises:
+        InputError: One has no value.
+    """
     for label in labels:
         if "=" not in label:
             message = f"--label: {label!r} is no KEY=VALUE"

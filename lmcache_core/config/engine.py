@@ -97,7 +97,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         job_timeout_seconds: After this an unacknowledged job raises an alarm.
         heartbeat_seconds: How often the controller hears of the engine.
         serving_url: Where the server answers, so that a controller can
-            tokenize, or None.
+            tokenize and have prompts computed, or None.
         on_start_failure: Whether to serve without a part that failed to start.
         weights_epoch: Raised whenever the weights change in place.
     """

@@ -207,7 +207,7 @@ class EngineSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         str | None,
         Meta(
             description="Where the server answers, for example `http://localhost:8000`, so that "
-            "the controller can have text tokenized.",
+            "the controller can have text tokenized and the prompts of pins computed.",
         ),
     ] = None
     on_start_failure: Annotated[

@@ -57,11 +57,29 @@ class LedgerUnavailableError(LMCacheError):
     """The ledger's file cannot be written, so that nothing can be acknowledged."""
 
 
+class ServerRefusedError(LMCacheError):
+    """The server of an engine finds a question wrong."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} refuses it: {reason}")
+
+
+class ServerFailedError(LMCacheError):
+    """The server of an engine cannot be asked, or fails."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} cannot be asked: {reason}")
+
+
 class TokenizerError(LMCacheError):
     """The server that would turn text into tokens cannot be asked."""
 
-    def __init__(self, what: str, reason: str) -> None:
-        super().__init__(f"{what} cannot be asked: {reason}; give tokens, or ask again")
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}; give tokens, or ask again")
+
+
+class NotWarmedError(LMCacheError):
+    """A pin is not active that was to be."""
 
 
 class PreconditionError(ConflictError):

@@ -13,15 +13,17 @@ import itertools
 import time
 import uuid
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from lmcache_core.controller.journal import Journal
+from lmcache_core.controller.warmed import Warmed
 from lmcache_core.errors import UnknownNameError
 
 MAX_JOBS = 8192
-"""Jobs kept; of those that have ended the oldest make room."""
+"""Jobs kept; of those that have ended the oldest make room. A placement that is
+warmed counts as one more."""
 
 
 class JobState(enum.Enum):
@@ -39,7 +41,7 @@ TABLE = "jobs"
 DURABLE = frozenset(
     {
         *("Pin", "Unpin", "PutPin", "PostPin", "PatchPin", "DeletePin"),
-        *("Clear", "Move", "Compress", "Decompress"),
+        *("Clear", "Move", "Compress", "Decompress", "WarmPins"),
     }
 )
 """Operations that change something."""
@@ -58,12 +60,13 @@ class Job(msgspec.Struct, kw_only=True):
         ended_at: Unix time, or None.
         num_tokens: What it answered, or None.
         pin_id: The pin it made, or None.
-        asked: Engines that were asked.
-        answered: Those of them that have answered.
+        asked: Engines that were asked, or placements that are warmed.
+        answered: Those of them that have answered, or are done.
         chunks: Chunks that those have found to be meant which are asked for
             what takes its time.
         chunks_done: Those of them that they are done with.
         detail: Why it failed or is not known, or an empty string.
+        placements: What has become of each placement that is warmed.
     """
 
     event_id: str
@@ -78,6 +81,7 @@ class Job(msgspec.Struct, kw_only=True):
     chunks: int = 0
     chunks_done: int = 0
     detail: str = ""
+    placements: list[Warmed] = []
 
 
 class Jobs:
@@ -92,21 +96,30 @@ class Jobs:
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._journal = journal or Journal()
         self._journal.source(TABLE, self._record)
+        self._weight = 0
         for event_id, job in self._journal.read(TABLE, Job):
             if job.state is JobState.RUNNING:
                 job.state, job.detail = JobState.UNKNOWN, INTERRUPTED
                 self._journal.note(TABLE, event_id, lazily=True)
             self._jobs[event_id] = job
+            self._weight += _weight(job)
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
 
     @contextlib.contextmanager
-    def track(self, operation: str) -> Iterator[Job]:
+    def track(self, operation: str, placements: Sequence[Warmed] = ()) -> Iterator[Job]:
         """Keep a job while a block runs; how the block ends is how the job ends."""
         event_id = f"{operation}_{uuid.uuid4()}"
-        job = Job(event_id=event_id, operation=operation, started_at=time.time())
+        job = Job(
+            event_id=event_id,
+            operation=operation,
+            started_at=time.time(),
+            asked=len(placements),
+            placements=list(placements),
+        )
         began = time.monotonic()
         self._jobs[event_id] = job
+        self._weight += _weight(job)
         self._make_room()
         self._note(job)
         try:
@@ -149,13 +162,15 @@ class Jobs:
         return itertools.islice(found, 1, None)
 
     def _make_room(self) -> None:
-        while len(self._jobs) > MAX_JOBS:
+        while self._weight > MAX_JOBS:
             oldest = next(
                 (i for i, job in self._jobs.items() if job.state is not JobState.RUNNING), None
             )
             if oldest is None:
                 return
-            self._note(self._jobs.pop(oldest))
+            job = self._jobs.pop(oldest)
+            self._weight -= _weight(job)
+            self._note(job)
 
     def _note(self, job: Job) -> None:
         if job.operation in DURABLE:
@@ -164,3 +179,7 @@ class Jobs:
 
     def _record(self, event_id: str) -> Job | None:
         return self._jobs.get(event_id)
+
+
+def _weight(job: Job) -> int:
+    return 1 + len(job.placements)

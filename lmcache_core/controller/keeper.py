@@ -201,6 +201,35 @@ class PinKeeper:
             engines |= {e.instance_id: e for e in having if e.instance_id not in engines}
         return engines
 
+    async def ask_again(self, pin_id: str, instance_id: str, deadline: Deadline) -> PlaceState:
+        """Ask an engine anew for a pin that it does not hold whole; what it holds then.
+
+        Raises:
+            UnknownNameError: There is no such pin, or it has no placement there.
+            ConflictError: The engine serves another namespace than the pin's.
+            EngineAwayError: It cannot be asked.
+            EngineRefusedError: It will not.
+        """
+        async with self._changing(pin_id, deadline):
+            row = self._known(pin_id)
+            place = row.present.get(instance_id)
+            if place is None:
+                raise UnknownNameError(f"placement of pin {pin_id!r}", instance_id, row.present)
+            engine = self._directory.get(instance_id)
+            if place.identity != engine.identity:
+                message = (
+                    f"instance {instance_id!r} now serves {engine.namespace.model!r} otherwise "
+                    f"than when pin {pin_id!r} was made"
+                )
+                raise ConflictError(message)
+            if place.state is not PinState.ACTIVE:
+                await self._ledger.synced(deadline)
+                answer = await self._ask(engine, row, deadline)
+                if isinstance(answer, LMCacheError):
+                    raise answer
+            await self._ledger.synced(deadline)
+            return place
+
     async def tell(self, engine: EngineRecord, pin_id: str, deadline: Deadline) -> None:
         """Ask an engine again for a pin that it has lost or not answered for.
 

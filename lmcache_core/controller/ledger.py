@@ -42,9 +42,8 @@ from lmcache_core.log import get_logger
 log = get_logger(__name__)
 
 MAX_PINS = 1 << 16
-MAX_BYTES = 48 << 20
-"""Bound of all pins: an engine names every one it holds when it registers, and
-a registration that is longer than a frame would never arrive."""
+MAX_BYTES = 256 << 20
+"""Bound of all pins, which are in memory: five hundred of 128 thousand tokens."""
 
 MAX_AWAY = 256
 """Instances of a namespace that are remembered of a pin after they went."""

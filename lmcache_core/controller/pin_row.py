@@ -74,7 +74,7 @@ class PinContent(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def nbytes(self) -> int:
-        """What the pin takes in an engine's registration, at most."""
+        """What the pin takes in a message that names it, at most."""
         texts = [self.owner, self.scope.adapter or "", *self.labels, *self.labels.values()]
         texts += [text for pair in self.scope.tags.items() for text in pair]
         notes = sum(len(text.encode(errors="replace")) + TEXT_OVERHEAD_BYTES for text in texts)

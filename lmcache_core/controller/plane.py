@@ -22,6 +22,7 @@ from lmcache_core.controller.planner import Planner
 from lmcache_core.controller.reception import Reception
 from lmcache_core.controller.reconciler import Reconciler
 from lmcache_core.controller.tokenizer import Tokenizer
+from lmcache_core.controller.warmer import Warmer
 from lmcache_core.log import get_logger
 from lmcache_core.plugins import PluginRegistry
 
@@ -47,6 +48,7 @@ class ControlPlane:
         planner: What a pin would cost.
         tokenizer: Turns text into tokens.
         jobs: Operations under their event id.
+        warmer: Has the prompts of pins computed.
         journal: Where pins and jobs are kept.
         started_at: Unix time.
     """
@@ -70,6 +72,7 @@ class ControlPlane:
         self.planner = Planner(self.commands)
         self.lookup = Lookup(self.directory, self.placement, self.commands)
         self.jobs = Jobs(journal)
+        self.warmer = Warmer(self.directory, self.ledger, self.keeper, self.jobs)
         self.tokenizer = Tokenizer()
         self.started_at = time.time()
         self._reconciler = Reconciler(self.ledger, self.keeper, listener.send)
@@ -120,6 +123,7 @@ class ControlPlane:
 
     async def close(self) -> None:
         """Let everybody who waits go, stop listening; idempotent."""
+        await self.warmer.close()
         self.commands.close()
         self.tokenizer.close()
         for task in self._tasks:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_RANK = re.compile(r"_dp\d+")
+_RANK = re.compile(r"_dp(\d+)")
+_ENDS_IN_RANK = re.compile(rf".*{_RANK.pattern}", re.DOTALL)
 
 
 def means(configured: str, instance_id: str) -> bool:
@@ -18,3 +19,9 @@ def means(configured: str, instance_id: str) -> bool:
         instance_id.startswith(configured)
         and _RANK.fullmatch(instance_id, len(configured)) is not None
     )
+
+
+def rank_of(instance_id: str) -> int | None:
+    """The data-parallel rank that an engine's id names, or None."""
+    match = _ENDS_IN_RANK.fullmatch(instance_id)
+    return None if match is None else int(match[1])

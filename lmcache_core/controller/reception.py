@@ -12,6 +12,7 @@ from lmcache_core.api.messages import (
     Goodbye,
     HealthCommand,
     Heartbeat,
+    Held,
     Identify,
     Progress,
     Refused,
@@ -105,16 +106,23 @@ class Reception:
                 self._ledger.take(message.instance_id, message.pin)
             return
         engine = self._directory.heard(peer, message.instance_id, message.incarnation)
-        if engine is None:
-            if not isinstance(message, Goodbye):
-                await self._listener.send(peer, Identify())
-        elif isinstance(message, Heartbeat):
+        if engine is not None:
+            await self._hear(engine, message)
+        elif not isinstance(message, Goodbye):
+            await self._listener.send(peer, Identify())
+
+    async def _hear(self, engine: EngineRecord, message: EngineMessage) -> None:
+        """Take what a registered engine says."""
+        if isinstance(message, Heartbeat):
             await self._heartbeat(engine, message)
+        elif isinstance(message, Held):
+            if engine.other_ledger is None:
+                self._reconciler.take(engine, message)
         elif isinstance(message, Progress):
             self._commands.note_progress(message)
         elif isinstance(message, Events):
             if self._placement.take(message):
-                await self._listener.send(peer, WantSnapshot())
+                await self._listener.send(engine.peer, WantSnapshot())
         else:
             engine.state = EngineState.STOPPED
             self._gone(engine, "has said goodbye")
@@ -165,7 +173,7 @@ class Reception:
             ),
         )
         if engine.other_ledger is None:
-            self._reconciler.registered(engine, message)
+            self._reconciler.registered(engine)
         else:
             log.warning(
                 "engine.other_ledger", instance_id=engine.instance_id, serves=message.ledger_id
@@ -191,6 +199,8 @@ class Reception:
             if message.pin_requests:
                 self._reconciler.adopt(engine, message)
             self._reconciler.nudge(engine)
+            if self._reconciler.misses(engine):
+                await self._listener.send(engine.peer, Identify())
         if self._placement.note(engine.instance_id, message.sequence):
             await self._listener.send(engine.peer, WantSnapshot())
 

@@ -7,10 +7,10 @@ import time
 from collections.abc import Awaitable, Callable
 
 from lmcache_core.api.deadline import Deadline
-from lmcache_core.api.messages import Adopted, ControllerMessage, Heartbeat, Register
+from lmcache_core.api.messages import Adopted, ControllerMessage, Heartbeat, Held
 from lmcache_core.api.pins import PinReport, PinRequest
 from lmcache_core.api.transport import Peer
-from lmcache_core.controller.engine_record import EngineRecord
+from lmcache_core.controller.engine_record import SILENT_AFTER_HEARTBEATS, EngineRecord
 from lmcache_core.controller.failures import EngineRefusedError, LedgerFullError
 from lmcache_core.controller.keeper import PinKeeper
 from lmcache_core.controller.ledger import Ledger
@@ -42,16 +42,26 @@ class Reconciler:
         self._ledger = ledger
         self._keeper = keeper
         self._send = send
+        self._naming: dict[str, Deadline] = {}
         self._acknowledging: dict[str, asyncio.Task[None]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def registered(self, engine: EngineRecord, message: Register) -> None:
-        """An engine says what it holds: adopt, release, or ask for it anew."""
+    def registered(self, engine: EngineRecord) -> None:
+        """An engine is welcomed and will name its pins; nothing is asked of it before."""
         name = engine.instance_id
         self._ledger.lose(name, "the engine has restarted or lost it")
         self._ledger.join(name, engine.identity, engine.pin_locations)
+        self._naming[name] = _silence(engine)
+
+    def take(self, engine: EngineRecord, message: Held) -> None:
+        """An engine names some of its pins: adopt, release; after the last, ask for the rest."""
+        name = engine.instance_id
         for request, report in zip(message.pin_requests, message.pins, strict=False):
             self._take_in(engine, request, report)
+        if not message.last:
+            self._naming[name] = _silence(engine)
+            return
+        self._naming.pop(name, None)
         for row in self._ledger.at(name):
             place = row.places[name]
             if row.ended or place.told == row.version:
@@ -61,6 +71,11 @@ class Reconciler:
             else:
                 place.reason = f"the instance now serves {engine.namespace.model!r} otherwise"
         self.nudge(engine)
+
+    def misses(self, engine: EngineRecord) -> bool:
+        """Whether pins that an engine was to name have not come and it should begin anew."""
+        naming = self._naming.get(engine.instance_id)
+        return naming is not None and naming.expired
 
     def adopt(self, engine: EngineRecord, message: Heartbeat) -> None:
         """Take in pins that requests have asked an engine for, and acknowledge them once synced.
@@ -119,16 +134,17 @@ class Reconciler:
         """An engine cannot be asked any more."""
         self._ledger.lose(engine.instance_id, f"the engine is {engine.state.value}")
         self._ledger.leave(engine.instance_id)
+        self._naming.pop(engine.instance_id, None)
         for tasks in (self._tasks, self._acknowledging):
             task = tasks.pop(engine.instance_id, None)
             if task is not None:
                 task.cancel()
 
     def nudge(self, engine: EngineRecord) -> None:
-        """Tell an engine what it is owed, unless that is being done."""
+        """Tell an engine what it is owed, unless it is being told or has yet to name its pins."""
         name = engine.instance_id
         task = self._tasks.get(name)
-        if task is not None and not task.done():
+        if name in self._naming or (task is not None and not task.done()):
             return
         self._tasks.pop(name, None)
         if self._ledger.owed(name, time.monotonic()) or self._ledger.tombstones.owed(name):
@@ -174,3 +190,8 @@ class Reconciler:
             if row is not None and engine.instance_id in row.places:
                 self._ledger.owe(engine.instance_id, pin_id, retry_at=retry_at, reason=str(error))
             log.warning("pin.not_held", pin_id=pin_id, reason=str(error))
+
+
+def _silence(engine: EngineRecord) -> Deadline:
+    """How long it may be until the next part of the pins that an engine names."""
+    return Deadline(engine.heartbeat_seconds * SILENT_AFTER_HEARTBEATS)

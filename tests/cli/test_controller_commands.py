@@ -1,4 +1,4 @@
-"""``lmcache`` against a controller: pin, unpin, pins, lookup, move, clear, jobs."""
+"""``lmcache`` against a controller: pin, unpin, pins, lookup, move, clear, jobs, adopt, warm."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from lmcache_core.api.messages import RecodeCommand
 from lmcache_core.cli.main import main
+from tests.controller.completions import TOO_LONG, completions
 from tests.controller.controller_process import ControllerProcess
 from tests.controller.engine_peer import DISK, MEMORY, EnginePeer, eventually
 
@@ -117,6 +118,30 @@ def test_nobody_who_holds_anything_is_said(lmcache: Command, peer: EnginePeer) -
     assert lmcache("lookup", "--tokens", "7 7 7").stdout == "nobody holds any of it\n"
 
 
+def test_pins_are_warmed(lmcache: Command, controller: ControllerProcess) -> None:
+    with (
+        completions(lambda body, _headers: peer.cache(body["prompt"])) as server,
+        controller.peer("node", serving_url=server.url) as peer,
+    ):
+        assert lmcache("warm", "--all").stdout == "nothing to warm\n"
+        for name, tokens in (("good", TOKENS), ("long", f"{TOO_LONG} 2 3")):
+            pin = ("pin", name, *WHERE, "--tokens", tokens, "--on-missing", "reserve")
+            assert lmcache(*pin, "--label", f"name={name}").exit_code == 0
+        event = lmcache("warm", "--label", "name=none", "--no-wait").stdout.partition(":")[0]
+        assert lmcache.json("jobs", event)[0]["operation"] == "WarmPins"
+        warmed = lmcache("warm", "good", "--prompt-timeout", "30s")
+        assert warmed.exit_code == 0, warmed.output
+        row = ["good", f"node:{MEMORY}", "active", "42", "of", "42", "yes", "-"]
+        assert warmed.stdout.splitlines()[1].split() == row
+        failed = lmcache("warm", "--state", "pending", "--namespace", "peer", "--json")
+        assert failed.exit_code == 1
+        (placement,) = json.loads(failed.stdout)["placements"]
+        assert placement["pin_id"] == "long"
+        assert "maximum context length" in placement["reason"]
+        assert len(lmcache.json("pins", "--namespace", "peer")) == 2
+        assert lmcache("unpin", "good", "long").exit_code == 0
+
+
 def test_a_plan_tells_what_it_would_cost_and_pins_nothing(
     lmcache: Command, peer: EnginePeer
 ) -> None:
@@ -203,6 +228,15 @@ def test_a_running_job_is_waited_for(
     assert json.loads(shown.stdout)[0]["state"] == "done"
 
 
+def test_an_engine_that_serves_this_ledger_is_adopted_already(
+    lmcache: Command, peer: EnginePeer
+) -> None:
+    adopted = lmcache("adopt", "node")
+    assert adopted.exit_code == 0, adopted.output
+    assert adopted.stdout.splitlines()[1].split()[:3] == ["node", "live", "peerhost"]
+    assert lmcache.json("adopt", "node")["other_ledger"] is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
@@ -225,6 +259,13 @@ def test_a_running_job_is_waited_for(
         (["unpin", "none"], 1, "unknown pin"),
         (["move", "--from", "x", "--to", "y", "--tokens", "1"], 2, "INSTANCE:LOCATION"),
         (["clear", *WHERE], 2, "--tokens, --prompt, --messages or --all"),
+        (["adopt"], 2, "INSTANCE"),
+        (["warm"], 2, "or --all"),
+        (["warm", "x", "--all"], 2, "or --all"),
+        (["warm", "x"], 1, "unknown pin 'x'"),
+        (["warm", "x", "--adapter", "y"], 2, "CONTENT=NAME"),
+        (["warm", "x", "--prompt-timeout", "2h"], 1, "prompt_timeout_s"),
+        (["adopt", "nobody"], 1, "unknown instance 'nobody'; available: node"),
         (["jobs", "none"], 1, "unknown event"),
         (["jobs", "--wait"], 2, "one EVENT"),
         (["pins", "--url", "localhost:9000"], 2, "write for example http://"),

@@ -24,6 +24,7 @@ from lmcache_core.api.messages import (
     Events,
     Goodbye,
     Heartbeat,
+    Held,
     Identify,
     MoveCommand,
     PinCommand,
@@ -75,10 +76,12 @@ class EnginePeer:
     Attributes:
         answering: False lets commands go unanswered.
         beating: False lets heartbeats stop.
+        naming: False lets the pins that it holds get lost on their way.
         refusal: A failure that pins are answered with, or None.
         facts: What chunks that were encoded anew are answered with.
         moves: Tokens that moves are answered with.
         store_id: Names the store below, which it shares with others; empty for none.
+        ledger_id: The ledger that its pins are in; empty for none.
         before_reply: Called with each command before it is answered.
         commands: What was asked, in order.
         held: Pins by id.
@@ -99,6 +102,7 @@ class EnginePeer:
         incarnation: int | None = None,
         held: Mapping[str, PinRequest] = {},
         store_id: str = "",
+        ledger_id: str = "",
     ) -> None:
         spec = PluginRegistry.discover().transport(address)
         self.link: EngineLink = spec.load()(spec.config()).dial(address)
@@ -110,12 +114,14 @@ class EnginePeer:
         self.serving_url = serving_url
         self.answering = True
         self.beating = True
+        self.naming = True
         self.refusal: tuple[str, dict[str, int]] | None = None
         self.before_reply: Callable[[Command], None] = lambda _command: None
         self.tells_facts = False
         self.facts: dict[str, int] = {}
         self.moves = 0
         self.store_id = store_id
+        self.ledger_id = ledger_id
         self.commands: list[Command] = []
         self.held: dict[str, PinRequest] = dict(held)
         self.adopted: dict[str, int] = {}
@@ -131,6 +137,7 @@ class EnginePeer:
         self._welcomed = False
         self._stop = threading.Event()
         self._paused = threading.Event()
+        self._still = threading.Event()
         self._next_register = 0.0
         self._next_beat = 0.0
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -201,7 +208,10 @@ class EnginePeer:
 
     def pause(self) -> None:
         """Read and send nothing, as a stopped process."""
+        self._still.clear()
         self._paused.set()
+        if threading.current_thread() is not self._thread:
+            assert self._still.wait(PATIENCE_SECONDS)
 
     def resume(self) -> None:
         self._paused.clear()
@@ -224,6 +234,7 @@ class EnginePeer:
     def _run(self) -> None:
         while not self._stop.is_set():
             if self._paused.is_set():
+                self._still.set()
                 time.sleep(0.01)
                 continue
             while not self._calls.empty():
@@ -258,6 +269,8 @@ class EnginePeer:
         elif isinstance(message, Welcome) and message.incarnation == self.incarnation:
             self._welcomed = True
             self._next_beat = time.monotonic() + self.heartbeat_seconds
+            if self.naming:
+                self._name_pins()
             if message.want_snapshot:
                 self._send_snapshot()
             self.welcomes += 1
@@ -265,20 +278,32 @@ class EnginePeer:
     def _tiers(self) -> tuple[TierStatus, ...]:
         return tuple(tier(name, self.store_id * (name == DISK)) for name in self.locations)
 
+    def introduction(self) -> dict[str, Any]:
+        """What it registers with."""
+        return {
+            "instance_id": self.instance_id,
+            "incarnation": self.incarnation,
+            "namespace": self.namespace,
+            "tiers": self._tiers(),
+            "sequence": self.sequence,
+            "pid": os.getpid(),
+            "host": "peerhost",
+            "serving_url": self.serving_url,
+            "heartbeat_seconds": self.heartbeat_seconds,
+            "ledger_id": self.ledger_id,
+        }
+
     def _register(self) -> None:
+        self.link.send(Register(**self.introduction()))
+
+    def _name_pins(self) -> None:
         self.link.send(
-            Register(
+            Held(
                 instance_id=self.instance_id,
                 incarnation=self.incarnation,
-                namespace=self.namespace,
-                tiers=self._tiers(),
                 pins=tuple(self._report(request) for request in self.held.values()),
                 pin_requests=tuple(self._left(request) for request in self.held.values()),
-                sequence=self.sequence,
-                pid=os.getpid(),
-                host="peerhost",
-                serving_url=self.serving_url,
-                heartbeat_seconds=self.heartbeat_seconds,
+                last=True,
             )
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from lmcache_core.api.messages import Events, Heartbeat, PinCommand, Reply
+from lmcache_core.api.messages import Events, Heartbeat, PinCommand, Register, Reply
 from lmcache_core.keys import EMPTY_SCOPE, tokens_to_bytes
 from tests.controller.controller_process import ControllerProcess
 from tests.controller.engine_peer import MEMORY, NAMESPACE, EnginePeer, eventually
@@ -217,6 +217,27 @@ def test_who_was_never_registered_is_asked_to(controller: ControllerProcess) -> 
             before += 1
             eventually(lambda wanted=before: peer.identified >= wanted)
             eventually(lambda: peer._welcomed)
+
+
+def test_an_engine_whose_pins_got_lost_on_their_way_names_them_again(
+    controller: ControllerProcess, peer: EnginePeer
+) -> None:
+    peer.cache(PROMPT)
+    assert pinned(controller, peer.instance_id) == 42
+    (pin_id,) = peer.held
+    asked = len(peer.asked(PinCommand))
+    peer.naming = False
+    peer.send(Register(**peer.introduction()))
+    welcomes = peer.welcomes
+    peer.wait_welcome(welcomes + 1)
+    # What it holds is not known, and it is not asked for all of it anew.
+    eventually(lambda: controller.client.get(f"/v1/pins/{pin_id}").json()["state"] == "pending")
+    identified = peer.identified
+    eventually(lambda: peer.identified > identified)
+    peer.naming = True
+    eventually(lambda: controller.client.get(f"/v1/pins/{pin_id}").json()["state"] == "active")
+    assert len(peer.asked(PinCommand)) == asked
+    controller.client.delete(f"/v1/pins/{pin_id}").raise_for_status()
 
 
 def test_a_reply_of_another_incarnation_answers_nothing(

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
 from lmcache_backend_local_disk.disk import Disk
+from lmcache_core.cli.main import main
 from lmcache_core.config import TierConfig
 from tests.controller.controller_process import ControllerProcess
 from tests.controller.engine_peer import eventually
@@ -59,6 +61,10 @@ def cached(controller: ControllerProcess, rig: Rig) -> None:
     eventually(lambda: controller.state("real") == "live")
     rig.serve(LONG)
     settle(rig)
+
+
+def lmcache(controller: ControllerProcess, *arguments: str) -> Result:
+    return CliRunner().invoke(main, [*arguments, "--url", controller.url])
 
 
 def holds(rig: Rig, pin_id: str = "kept") -> bool:
@@ -147,6 +153,13 @@ def test_rule_9_a_new_ledger_takes_pins_over_and_another_one_is_refused_until_it
                 },
             ).is_success
         restart(other)
+        with other.peer("slow", ledger_id="its", heartbeat_seconds=60) as peer:
+            peer.pause()
+            late = lmcache(other, "adopt", "slow", "--timeout", "0.2")
+            assert late.exit_code == 2
+            assert "has not registered again in 0.2 s" in late.stderr
+            peer.resume()
+            assert lmcache(other, "adopt", "slow").exit_code == 0
         with engine(other, tmp_path) as rig:
             eventually(lambda: other.state("real") == "live")
             assert len(other.instance("real")["other_ledger"]) == 32
@@ -155,8 +168,10 @@ def test_rule_9_a_new_ledger_takes_pins_over_and_another_one_is_refused_until_it
             assert refused.status_code == 409
             assert "/v1/instances/ID/adopt" in refused.json()["detail"]
             assert not holds(rig, "mine")
-            assert other.post("/v1/instances/real/adopt").status_code == 202
-            eventually(lambda: other.instance("real")["other_ledger"] is None)
+            adopted = lmcache(other, "adopt", "real")
+            assert adopted.exit_code == 0, adopted.output
+            assert adopted.stdout.splitlines()[1].split()[:2] == ["real", "live"]
+            assert other.instance("real")["other_ledger"] is None
             eventually(lambda: other.client.get("/v1/pins/kept").status_code == 200)
             assert put(other, "mine").status_code == 201
             assert other.post("/v1/instances/nobody/adopt").status_code == 404

@@ -37,6 +37,7 @@ OPERATIONS = {
     "/v1/pins": ["get", "post"],
     "/v1/pins/{pin_id}": ["delete", "get", "patch", "put"],
     "/v1/pins:plan": ["post"],
+    "/v1/pins:warm": ["post"],
 }
 AWAY = {503, 504, 507}
 """What a caller may be answered who has made no mistake."""

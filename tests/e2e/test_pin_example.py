@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -71,7 +72,7 @@ class Example:
     def controller_url(self) -> str:
         return f"http://localhost:{self.ports['9000']}"
 
-    def ask(self, prompt: str, max_tokens: int = 8) -> Reading:
+    def ask(self, prompt: str | list[int], max_tokens: int = 8) -> Reading:
         return ask(self.vllm_url, MODEL, prompt, max_tokens)
 
     def pin(self, prompt: str) -> dict[str, Any]:
@@ -204,6 +205,47 @@ def test_a_pin_in_the_instant_after_the_answer_holds_all_of_it(example):
 def test_tokens_never_seen_pin_nothing(example):
     body = {"tokens": [700] * 40, "instance_id": INSTANCE, "location": MEMORY}
     assert post(f"{example.controller_url}/pin", body)["num_tokens"] == 0
+
+
+@pytest.fixture
+def unpinned(example):
+    """The example without the pins of other tests, which pins may not push out."""
+    for pin in post(f"{example.controller_url}/pins", {})["pins"]:
+        post(f"{example.controller_url}/unpin", {"pin_id": pin["pin_id"]})
+    return example
+
+
+def test_a_prompt_never_seen_is_pinned_and_warmed_before_its_first_user_comes(unpinned):
+    tokens = [500 + number % 97 for number in range(700)]
+    url = ("--url", unpinned.controller_url)
+    place = ("--instance", INSTANCE, "--location", MEMORY, "--on-missing", "reserve")
+    pin = shlex.join(["lmcache", "pin", "keeper", *place, "--tokens", json.dumps(tokens), *url])
+    made = json.loads(unpinned.run(f"{pin} --json"))
+    assert (made["state"], made["num_tokens"]) == ("pending", 0)
+    job = json.loads(unpinned.run(shlex.join(["lmcache", "warm", "keeper", *url, "--json"])))
+    (placement,) = job["placements"]
+    assert (job["state"], placement["computed"], placement["reason"]) == ("done", True, "")
+    assert (placement["state"], placement["num_tokens"]) == ("active", 700)
+    unpinned.flood(3)
+    assert unpinned.ask(tokens).cached_tokens == 699
+    assert unpinned.run(shlex.join(["lmcache", "unpin", "keeper", *url])) == "keeper: released\n"
+
+
+def test_what_vllm_refuses_to_compute_is_passed_on(unpinned):
+    models = json.loads(get_text(f"{unpinned.vllm_url}/v1/models"))
+    longest = models["data"][0]["max_model_len"]
+    url = ("--url", unpinned.controller_url)
+    place = ("--instance", INSTANCE, "--location", MEMORY)
+    for name, tokens in (("long", [700] * (longest + 1)), ("odd", [999_999_999])):
+        unpinned.run(
+            shlex.join(["lmcache", "pin", name, *place, "--tokens", json.dumps(tokens), *url])
+        )
+    warm = shlex.join(["lmcache", "warm", "long", "odd", *url, "--json"])
+    long, odd = json.loads(unpinned.run(f"{warm} || test $? = 1"))["placements"]
+    assert not any(place["num_tokens"] or place["computed"] for place in (long, odd))
+    assert f"maximum context length is {longest} tokens" in long["reason"]
+    assert "vocabulary" in odd["reason"]
+    unpinned.run(shlex.join(["lmcache", "unpin", "long", "odd", *url]))
 
 
 @pytest.mark.parametrize("kind", ["prompt", "messages"])

@@ -13,6 +13,7 @@ from lmcache_core.api.messages import (
     Goodbye,
     HealthCommand,
     Heartbeat,
+    Held,
     Identify,
     PinCommand,
     Register,
@@ -23,9 +24,13 @@ from lmcache_core.api.messages import (
     Welcome,
 )
 from lmcache_core.api.pins import PinState
+from lmcache_core.engine.control import event_feed
 from lmcache_core.engine.control.agent import ControlAgent
+from lmcache_core.engine.control.event_feed import EventFeed
+from lmcache_core.engine.control.roll import Roll
 from lmcache_core.keys import tokens_to_bytes
 from lmcache_core.plugins import PluginRegistry
+from lmcache_transport_zmq.link import ZmqLink
 from tests.engine.rig import CHUNK_TOKENS, Rig
 from tests.engine.test_pins import MEMORY, ask
 
@@ -62,10 +67,17 @@ class Controller:
                 instance_id=hello.instance_id, incarnation=hello.incarnation, ledger_id="ledger"
             )
         )
-        while True:
-            part = await self.next(Events)
-            if part.last:
-                return hello
+        self.pins, self.pin_requests = [], []
+        while not (part := await self.next(Held)).last:
+            self._named(part)
+        self._named(part)
+        while not (await self.next(Events)).last:
+            pass
+        return hello
+
+    def _named(self, part):
+        self.pins += part.pins
+        self.pin_requests += part.pin_requests
 
     async def ask(self, command):
         await self.send(command)
@@ -252,10 +264,10 @@ def test_a_controller_that_forgot_it_gets_its_pins_again():
             )
             controller.sequence = None
             await controller.send(Identify())
-            hello = await controller.welcome()
-            assert [pin.tokens_pinned for pin in hello.pins] == [20]
-            assert hello.pin_requests[0].tokens == ask(range(20)).tokens
-            assert 0 < hello.pin_requests[0].ttl_seconds <= 60
+            await controller.welcome()
+            assert [pin.tokens_pinned for pin in controller.pins] == [20]
+            assert controller.pin_requests[0].tokens == ask(range(20)).tokens
+            assert 0 < controller.pin_requests[0].ttl_seconds <= 60
 
     asyncio.run(scenario())
 
@@ -301,9 +313,10 @@ def test_a_pin_ends_at_its_time_also_while_no_controller_is_there():
                 PinCommand(request_id="1", deadline_seconds=5, pin=ask(range(20), ttl_seconds=0.3))
             )
             await controller.send(Identify())
-            while (await controller.next(Register)).pins:
-                assert len(rig.engine.tiers.pins) <= 1
-            assert len(rig.engine.tiers.pins) == 0
+            while len(rig.engine.tiers.pins):
+                await controller.next(Register)  # It asks again and again, and hears nothing.
+            await controller.welcome()
+            assert controller.pins == []
 
     asyncio.run(scenario())
 
@@ -375,9 +388,72 @@ def test_a_thousand_pins_are_told_whole_at_registration():
                     rig.engine.tiers.pins.pin(ask(range(number, number + 5), f"p{number}"))
             controller.sequence = None
             await controller.send(Identify())
-            hello = await controller.welcome()
+            await controller.welcome()
             names = [f"p{number}" for number in range(1000)]
-            assert [pin.pin_id for pin in hello.pins] == names
-            assert [pin.pin_id for pin in hello.pin_requests] == names
+            assert [pin.pin_id for pin in controller.pins] == names
+            assert [pin.pin_id for pin in controller.pin_requests] == names
 
     asyncio.run(scenario())
+
+
+def test_pins_of_long_prompts_are_named_in_messages_of_a_bounded_length():
+    with Rig() as rig:
+        link = Queue(full=False)
+        roll = Roll(rig.engine.tiers, link.send, "rig", 1)
+        for number in range(3):
+            rig.engine.tiers.pins.pin(ask(range(number, number + 20_000), f"p{number}"))
+        roll.begin()
+        while roll.under_way:
+            assert roll.send_some()
+        assert [len(part.pins) for part in link.sent] == [1, 1, 1]
+        assert [part.last for part in link.sent] == [False, False, True]
+
+
+def test_who_could_not_name_all_its_pins_registers_again(monkeypatch):
+    send, lost = ZmqLink.send, []
+
+    def lose_one(link, message):
+        if isinstance(message, Held) and not lost:
+            lost.append(message)
+            return False
+        return send(link, message)
+
+    async def scenario():
+        monkeypatch.setattr(ZmqLink, "send", lose_one)
+        async with conversation() as (_, controller):
+            hello = await controller.next(Register)
+            await controller.send(
+                Welcome(
+                    instance_id=hello.instance_id, incarnation=hello.incarnation, ledger_id="ledger"
+                )
+            )
+            await controller.welcome()
+            assert lost
+
+    asyncio.run(scenario())
+
+
+def test_what_happens_while_a_snapshot_is_sent_is_told_behind_it(monkeypatch):
+    monkeypatch.setattr(event_feed, "KEYS_AT_ONCE", 4)
+    with Rig(chunks=40) as rig:
+        tiers = rig.engine.tiers
+        tiers.events.enable()
+        link, controller = Queue(full=False), Controller(None)
+        feed = EventFeed(tiers, link.send, "rig", 1)
+        for base in range(0, 600, 16):
+            rig.serve(list(range(base, base + 16)))
+        feed.begin_snapshot()
+        more = True
+        base = 1000
+        while more:
+            more = feed.send_some()
+            if base < 1200:
+                # It comes, and makes another go, before and behind where the snapshot is.
+                rig.serve(list(range(base, base + 16)))
+                base += 16
+        while feed.send_some():
+            pass
+        for message in link.sent:
+            controller._apply(message)
+        assert controller.held[MEMORY] == set(tiers.keys(MEMORY))
+        assert sum(message.snapshot for message in link.sent) > 5

@@ -37,11 +37,11 @@ def engine(path, order, *serdes, disk_chunks=0, dict_chunks=0):
 def test_what_memory_evicts_is_on_the_disk_after_a_restart(tmp_path, order, serdes):
     with engine(tmp_path, order, *serdes, dict_chunks=3) as rig:
         fill(rig, 12)
-        on_disk = len(rig.engine.tiers.keys(DISK))
+        on_disk = len(list(rig.engine.tiers.keys(DISK)))
         assert on_disk == (8 if order[0] == DISK else 5)
         assert counters(rig, DISK)["demoted_frames"] == on_disk
     with engine(tmp_path, order, *serdes, dict_chunks=3) as rig:
-        assert len(rig.engine.tiers.keys(DISK)) == on_disk
+        assert len(list(rig.engine.tiers.keys(DISK))) == on_disk
         found = [rig.serve(prompt(number)) for number in range(1, 13)]
         assert found == [CHUNK_TOKENS - 1] * on_disk + [0] * (12 - on_disk)
 

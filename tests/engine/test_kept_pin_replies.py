@@ -10,7 +10,7 @@ import pytest
 
 from lmcache_core.api import Capability
 from lmcache_core.api.frames import is_record
-from lmcache_core.api.messages import HealthCommand, Heartbeat, PinCommand, Register, UnpinCommand
+from lmcache_core.api.messages import HealthCommand, Heartbeat, PinCommand, UnpinCommand
 from lmcache_core.api.pins import OnMissing, PinState
 from lmcache_core.engine.frames.record import parse
 from lmcache_core.engine.pins.keeping import LEDGER
@@ -201,10 +201,11 @@ def test_pins_that_are_found_late_are_told_of(monkeypatch):
         capabilities = Capability.DURABLE | Capability.SYNC | Capability.SCAN
         spec = storage_spec(DISK, lambda _config, _context: backend, capabilities)
         async with conversation(storage=[spec]) as (_, controller):
-            assert (await controller.welcome()).pin_requests == ()
+            await controller.welcome()
+            assert controller.pin_requests == []
             found.set()
             controller.sequence = None
-            again = await controller.next(Register)
-            assert [pin.pin_id for pin in again.pin_requests] == ["p"]
+            await controller.welcome()
+            assert [pin.pin_id for pin in controller.pin_requests] == ["p"]
 
     asyncio.run(scenario())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from lmcache_core.api import EvictionPolicy
-from lmcache_core.engine.chunks.residents import Residents
+from lmcache_core.engine.chunks.residents import PARTS, Residents
 
 KEY, OTHER = b"a" * 32, b"b" * 32
 
@@ -153,3 +155,15 @@ def test_many_keys_at_once_count_and_go_in_their_order(residents):
         residents.discard(victim, evicted=True)
     assert order == [b"a", b"b", b"c", b"d"]
     assert residents.used_bytes == 0
+
+
+def test_the_parts_are_all_keys_each_once():
+    residents = Residents(1 << 20, Strict())
+    keys = [hashlib.sha256(bytes([number])).digest() for number in range(200)]
+    residents.add_all(dict.fromkeys(keys, 1))
+    for key in keys[::3]:
+        residents.discard(key)
+    parts = [residents.part(number) for number in range(PARTS)]
+    assert sorted(key for part in parts for key in part) == sorted(residents)
+    assert len(residents) == len(set(residents)) == len(set(keys) - set(keys[::3]))
+    assert max(map(len, parts)) < 10

@@ -179,7 +179,8 @@ class EngineSide:
         if self.link.is_cut:
             return True
         held = agent._held is not None and agent._held._held
-        return not (agent._waiting or held or agent._snapshot or self.link._arrived)
+        tells = agent._roll.under_way or agent._feeds
+        return not (agent._waiting or held or tells or self.link._arrived)
 
     @property
     def cut(self) -> bool:

@@ -71,7 +71,7 @@ def get_text(url: str, timeout: float = 10.0) -> str | None:
         return None
 
 
-def ask(vllm_url: str, model: str, prompt: str, max_tokens: int = 8) -> Reading:
+def ask(vllm_url: str, model: str, prompt: str | list[int], max_tokens: int = 8) -> Reading:
     """Complete a prompt as a stream and measure the time to the first token.
 
     Raises:

@@ -9,6 +9,7 @@ from lmcache_core.controller.routes.instances import InstanceRoutes
 from lmcache_core.controller.routes.jobs import JobRoutes
 from lmcache_core.controller.routes.moving import MoveRoutes
 from lmcache_core.controller.routes.pin_plan import PlanRoutes
+from lmcache_core.controller.routes.pin_warm import WarmRoutes
 from lmcache_core.controller.routes.pins import PinRoutes
 from lmcache_core.controller.routes.plugins import PluginRoutes
 from lmcache_core.controller.routes.recoding import RecodeRoutes
@@ -20,6 +21,7 @@ ROUTES: list[type[Controller]] = [
     RecodeRoutes,
     PinRoutes,
     PlanRoutes,
+    WarmRoutes,
     JobRoutes,
     InstanceRoutes,
     PluginRoutes,

@@ -20,6 +20,7 @@ from lmcache_core.controller.routes import classic_bodies as bodies
 from lmcache_core.controller.routes.asking import accepted, ask_each
 from lmcache_core.controller.routes.pin_view import view
 from lmcache_core.controller.routes.prompted import tokens_of
+from lmcache_core.controller.selection import Selection
 from lmcache_core.errors import UnknownNameError
 
 WAITS = responses(400, 404, 409, 413, 422, 429, 503, 504, 507)
@@ -227,15 +228,9 @@ async def _pin_to_release(plane: ControlPlane, data: bodies.UnpinBody, deadline:
 
 
 def _pins(plane: ControlPlane, wanted: bodies.PinsBody) -> bodies.PinsAnswer:
+    selection = Selection(
+        owner=wanted.owner, instance_id=wanted.instance_id, location=wanted.location
+    )
     with plane.jobs.track("ListPins") as job:
-        pins = [
-            view(row)
-            for row in plane.ledger.rows()
-            if (wanted.instance_id is None or row.is_in(wanted.instance_id))
-            and (wanted.owner is None or wanted.owner == row.content.owner)
-            and (
-                wanted.location is None
-                or any(place.location == wanted.location for place in row.places.values())
-            )
-        ]
+        pins = [view(row) for row in filter(selection.matches, plane.ledger.rows())]
     return bodies.PinsAnswer(job.event_id, pins)

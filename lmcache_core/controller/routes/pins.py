@@ -23,6 +23,7 @@ from lmcache_core.controller.problems import responses
 from lmcache_core.controller.routes import fields
 from lmcache_core.controller.routes.pin_view import PinView, view
 from lmcache_core.controller.routes.prompted import Prompted, tokens_of
+from lmcache_core.controller.selection import Selection
 from lmcache_core.errors import UnknownNameError
 
 _PIN_ID = re.compile(PIN_ID_PATTERN)
@@ -192,7 +193,7 @@ class PinRoutes(Controller):
             raise UnknownNameError(kind, pin_id, (), hint="GET /v1/pins lists what is pinned.")
         return _answer(row, 200)
 
-    @get("/", sync_to_thread=False, responses=responses(422))
+    @get("/", sync_to_thread=False, responses=responses(404, 409, 422))
     def list_pins(
         self,
         *,
@@ -200,6 +201,9 @@ class PinRoutes(Controller):
         owner: str | None = None,
         instance_id: str | None = None,
         location: str | None = None,
+        namespace: Annotated[
+            str | None, Parameter(query="namespace", description="A model's name or an identity.")
+        ] = None,
         pin_state: Annotated[PinState | None, Parameter(query="state")] = None,
         label: Annotated[
             list[str] | None, Parameter(query="label", description="key=value, all must hold.")
@@ -208,18 +212,15 @@ class PinRoutes(Controller):
         after: str = "",
     ) -> PinList:
         """List pins by id, those that match."""
-        wanted = dict(item.partition("=")[::2] for item in label or ())
-
-        def matches(row: PinRow) -> bool:
-            return (
-                (owner is None or row.content.owner == owner)
-                and (instance_id is None or row.is_in(instance_id))
-                and (location is None or any(p.location == location for p in row.places.values()))
-                and (pin_state is None or row.state is pin_state)
-                and wanted.items() <= row.content.labels.items()
-            )
-
-        rows = (row for row in plane.ledger.rows(after) if matches(row))
+        selection = Selection(
+            owner=owner,
+            instance_id=instance_id,
+            location=location,
+            identity=None if namespace is None else plane.directory.identity(namespace),
+            state=pin_state,
+            labels=dict(item.partition("=")[::2] for item in label or ()),
+        )
+        rows = filter(selection.matches, plane.ledger.rows(after))
         page = list(itertools.islice(rows, limit + 1))
         more = page[limit - 1].pin_id if len(page) > limit else None
         return PinList([view(row) for row in page[:limit]], more)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 
 from lmcache_core.api import EvictionPolicy
 from lmcache_core.keys import Key
+
+PARTS = 256
+"""Keys are digests, so that their first byte makes parts of one size. In one table of
+a million, growing and copying take many milliseconds of the engine's lock."""
 
 
 class Residents:
@@ -36,25 +41,30 @@ class Residents:
         self.record_bytes = 0
         self.pin_limit_bytes = capacity_bytes
         self._policy = policy
-        self._sizes: dict[Key, int] = {}
+        self._sizes: tuple[dict[Key, int], ...] = tuple({} for _ in range(PARTS))
+        self._count = 0
         self._marks: dict[Key, set[str]] = {}
         self._held: set[Key] = set()
 
     def __len__(self) -> int:
         """Number of keys."""
-        return len(self._sizes)
+        return self._count
 
     def __contains__(self, key: Key) -> bool:
         """Whether the tier holds a key."""
-        return key in self._sizes
+        return key in self._sizes[key[0]]
 
     def __iter__(self) -> Iterator[Key]:
-        """The keys, in the order they were added."""
-        return iter(self._sizes)
+        """The keys, part by part."""
+        return itertools.chain.from_iterable(self._sizes)
+
+    def part(self, number: int) -> list[Key]:
+        """The keys of one of the ``PARTS``."""
+        return list(self._sizes[number])
 
     def size(self, key: Key) -> int:
         """Bytes of a key that is held, 0 of one that is not."""
-        return self._sizes.get(key, 0)
+        return self._sizes[key[0]].get(key, 0)
 
     def marks(self, key: Key) -> frozenset[str]:
         """Ids of the pins that mark a key."""
@@ -66,7 +76,8 @@ class Residents:
 
     def add(self, key: Key, nbytes: int) -> None:
         """Take a key that is not there."""
-        self._sizes[key] = nbytes
+        self._sizes[key[0]][key] = nbytes
+        self._count += 1
         self.used_bytes += nbytes
         self._policy.admit(key)
 
@@ -76,11 +87,12 @@ class Residents:
         Args:
             sizes: Bytes of each.
         """
-        self._sizes.update(sizes)
-        self.used_bytes += sum(sizes.values())
-        admit = self._policy.admit
-        for key in sizes:
+        parts, admit = self._sizes, self._policy.admit
+        for key, nbytes in sizes.items():
+            parts[key[0]][key] = nbytes
             admit(key)
+        self._count += len(sizes)
+        self.used_bytes += sum(sizes.values())
 
     def discard(self, key: Key, *, evicted: bool = False) -> frozenset[str]:
         """Let a key go; return the marks it carried.
@@ -90,9 +102,10 @@ class Residents:
             evicted: Whether it is the victim and goes to make room, which the
                 policy may remember.
         """
-        nbytes = self._sizes.pop(key, None)
+        nbytes = self._sizes[key[0]].pop(key, None)
         if nbytes is None:
             return frozenset()
+        self._count -= 1
         self.used_bytes -= nbytes
         self._held.discard(key)
         if evicted:
@@ -107,8 +120,9 @@ class Residents:
 
     def resize(self, key: Key, nbytes: int) -> None:
         """Give a key that is there other bytes; its marks and its place in the order stay."""
-        change = nbytes - self._sizes[key]
-        self._sizes[key] = nbytes
+        part = self._sizes[key[0]]
+        change = nbytes - part[key]
+        part[key] = nbytes
         self.used_bytes += change
         if key in self._marks:
             self.pinned_bytes += change
@@ -121,7 +135,7 @@ class Residents:
 
     def unmarked_size(self, key: Key) -> int:
         """Bytes that a first mark on a key would add to what is pinned."""
-        return 0 if key in self._marks else self._sizes.get(key, 0)
+        return 0 if key in self._marks else self.size(key)
 
     def marks_among(self, key: Key, pin_ids: set[str]) -> set[str]:
         """Which of some pins mark a key, in time that goes by the fewer of the two."""
@@ -134,7 +148,7 @@ class Residents:
 
     def hold(self, key: Key) -> None:
         """Keep a key from eviction until :meth:`let_go`."""
-        if key in self._sizes and key not in self._held:
+        if key in self and key not in self._held:
             self._held.add(key)
             if key not in self._marks:
                 self._policy.hold(key)
@@ -153,7 +167,7 @@ class Residents:
             marks.add(pin_id)
             return
         self._marks[key] = {pin_id}
-        self.pinned_bytes += self._sizes[key]
+        self.pinned_bytes += self._sizes[key[0]][key]
         if key not in self._held:
             self._policy.hold(key)
 
@@ -165,7 +179,7 @@ class Residents:
         marks.discard(pin_id)
         if not marks:
             del self._marks[key]
-            self.pinned_bytes -= self._sizes[key]
+            self.pinned_bytes -= self._sizes[key[0]][key]
             if key not in self._held:
                 self._policy.release(key)
 

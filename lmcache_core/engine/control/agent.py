@@ -7,7 +7,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from lmcache_core import __version__
@@ -16,7 +16,6 @@ from lmcache_core.api.messages import (
     Adopted,
     Command,
     ControllerMessage,
-    Events,
     Goodbye,
     Heartbeat,
     Identify,
@@ -27,16 +26,16 @@ from lmcache_core.api.messages import (
     WantSnapshot,
     Welcome,
 )
-from lmcache_core.api.pins import PinReport, PinRequest
+from lmcache_core.api.pins import PinReport
 from lmcache_core.api.transport import EngineLink
 from lmcache_core.engine.cache.engine import CacheEngine
-from lmcache_core.engine.chunks.events import Event
 from lmcache_core.engine.control.commands import CommandRunner
+from lmcache_core.engine.control.event_feed import EventFeed
 from lmcache_core.engine.control.held_replies import HeldReplies
 from lmcache_core.engine.control.progress import ProgressTeller
 from lmcache_core.engine.control.request_pins import RequestPins
+from lmcache_core.engine.control.roll import Roll
 from lmcache_core.engine.pins.table import PINS_AT_ONCE
-from lmcache_core.keys import Key
 from lmcache_core.log import bound, get_logger
 
 log = get_logger(__name__)
@@ -44,8 +43,6 @@ log = get_logger(__name__)
 TICK_SECONDS = 0.05
 """How often events are sent and deadlines looked at while nothing else happens."""
 
-EVENTS_PER_MESSAGE = 2048
-KEYS_PER_SNAPSHOT_MESSAGE = 4096
 PINS_TOLD_SECONDS = 0.25
 """How soon a command's effect on other pins is told at the latest; its own is
 in the answer. A heartbeat after each would cost the serving step as much as the commands."""
@@ -107,17 +104,18 @@ class ControlAgent:
         self._clock = clock
         self._runner = CommandRunner(engine, instance_id, self._incarnation)
         self._progress = ProgressTeller(link.send, instance_id, self._incarnation)
+        self._roll = Roll(engine.tiers, link.send, instance_id, self._incarnation)
+        self._feed = EventFeed(engine.tiers, link.send, instance_id, self._incarnation)
+        self._feeds = False
         self._waiting: list[Waiting] = []
         tiers = engine.tiers
         self._held = HeldReplies(tiers, tiers.keeping, link.wake) if tiers.keeping.keeps else None
         self._recovered = tiers.recovered
-        self._sequence = 0
         self._welcomed = False
         self._namespace = engine.tiers.namespace
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._next_register = 0.0
         self._next_heartbeat = 0.0
-        self._snapshot: Iterator[Events] | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lmcache-control", daemon=True)
 
@@ -149,7 +147,8 @@ class ControlAgent:
         next_tick = 0.0
         try:
             while not self._stopping.is_set():
-                pause = TICK_SECONDS if self._snapshot is None else PAUSE_SECONDS
+                busy = self._roll.under_way or self._feeds
+                pause = PAUSE_SECONDS if busy else TICK_SECONDS
                 message = self._link.receive(pause)
                 try:
                     if message is not None:
@@ -187,12 +186,12 @@ class ControlAgent:
             if now >= self._next_register:
                 self._register(now)
             return
-        if self._engine.tiers.events.lost:
-            self._begin_snapshot()
-        if self._snapshot is not None:
-            self._send_snapshot_part()
-        else:
-            self._send_events()
+        if not self._roll.under_way:
+            self._feeds = self._feed.send_some()
+        elif not self._roll.send_some():
+            # Who has not heard of all pins must not believe that it has.
+            self._leave()
+            return
         if now >= self._next_heartbeat:
             self._heartbeat(now)
 
@@ -206,7 +205,7 @@ class ControlAgent:
                 self._leave()
                 self._next_register = 0.0
         elif isinstance(message, WantSnapshot):
-            self._begin_snapshot()
+            self._feed.begin_snapshot()
         elif message.incarnation != self._incarnation:
             return
         elif isinstance(message, Adopted):
@@ -216,8 +215,9 @@ class ControlAgent:
             self._runner.bond.welcome(message)
             self._retry_seconds = FIRST_RETRY_SECONDS
             self._next_heartbeat = self._clock() + self._heartbeat_seconds
+            self._roll.begin()
             if message.want_snapshot:
-                self._begin_snapshot()
+                self._feed.begin_snapshot()
         elif isinstance(message, Refused):
             self._leave()
             log.warning("agent.refused", reason=message.reason)
@@ -225,7 +225,9 @@ class ControlAgent:
     def _leave(self) -> None:
         """Be unknown to the controller until it welcomes this engine again."""
         self._welcomed = False
-        self._snapshot = None  # Cut short, it is asked for again with the welcome.
+        self._feeds = False
+        self._roll.cut()
+        self._feed.cut()
 
     def _take_command(self, command: Command) -> None:
         if len(self._waiting) < MAX_WAITING and self._runner.must_wait(command):
@@ -265,9 +267,8 @@ class ControlAgent:
             reply = self._runner.run(command)
         if isinstance(command, SettleCommand):
             # Who asks for this will look into the controller's index next.
-            while self._snapshot is not None:
-                self._send_snapshot_part()
-            self._send_events()
+            while self._feed.send_some():
+                pass
         now = reply if self._held is None else self._held.hold(command, reply)
         if now is not None:
             self._send_reply(command, now)
@@ -289,16 +290,13 @@ class ControlAgent:
     def _register(self, now: float) -> None:
         tiers = self._engine.tiers
         self._namespace = tiers.namespace
-        held = self._pins_held()
         self._link.send(
             Register(
                 instance_id=self._instance_id,
                 incarnation=self._incarnation,
                 namespace=self._namespace,
                 tiers=tiers.status(),
-                pins=tuple(report for _, report in held),
-                pin_requests=tuple(request for request, _ in held),
-                sequence=self._sequence,
+                sequence=self._feed.sequence,
                 pid=os.getpid(),
                 host=socket.gethostname(),
                 serving_url=self._serving_url,
@@ -321,7 +319,7 @@ class ControlAgent:
             Heartbeat(
                 instance_id=self._instance_id,
                 incarnation=self._incarnation,
-                sequence=self._sequence,
+                sequence=self._feed.sequence,
                 tiers=self._engine.tiers.status(),
                 counters=dict(self._engine.counters()),
                 pins=tuple(changed),
@@ -360,17 +358,6 @@ class ControlAgent:
             for pin_id in ended:
                 log.info("pin.expired", pin_id=pin_id)
 
-    def _pins_held(self) -> list[tuple[PinRequest, PinReport]]:
-        tiers = self._engine.tiers
-        with tiers.lock:
-            pin_ids = tiers.pins.ids()
-        held: list[tuple[PinRequest, PinReport]] = []
-        for start in range(0, len(pin_ids), PINS_AT_ONCE):
-            with tiers.lock:
-                held += tiers.pins.held(pin_ids[start : start + PINS_AT_ONCE])
-            self._stopping.wait(PAUSE_SECONDS)
-        return held
-
     def _take_changed(self) -> list[PinReport]:
         tiers = self._engine.tiers
         changed: list[PinReport] = []
@@ -381,78 +368,3 @@ class ControlAgent:
             if len(batch) < PINS_AT_ONCE:
                 return changed
             self._stopping.wait(PAUSE_SECONDS)
-
-    def _send_events(self) -> None:
-        tiers = self._engine.tiers
-        while True:
-            with tiers.lock:
-                events = tiers.events.take(EVENTS_PER_MESSAGE)
-            if not events:
-                return
-            for location in dict.fromkeys(event.location for event in events):
-                self._send_batch(location, [e for e in events if e.location == location])
-
-    def _send_batch(self, location: str, events: list[Event]) -> None:
-        # A batch is applied as a whole, admissions first; a key that went and
-        # came back within it has to end as its last event says.
-        last = {event.key: event.admitted for event in events}
-        self._link.send(
-            self._events(
-                location,
-                admitted=b"".join(key for key, admitted in last.items() if admitted),
-                evicted=b"".join(key for key, admitted in last.items() if not admitted),
-            )
-        )
-
-    def _begin_snapshot(self) -> None:
-        """Start to send all keys anew; what happens meanwhile is sent behind them."""
-        tiers = self._engine.tiers
-        with tiers.lock:
-            tiers.events.forget()
-            held = [(location, tiers.keys(location)) for location in tiers.locations]
-        self._snapshot = self._snapshot_parts(held)
-
-    def _snapshot_parts(self, held: list[tuple[str, list[Key]]]) -> Iterator[Events]:
-        size = KEYS_PER_SNAPSHOT_MESSAGE
-        parts = [
-            (location, keys, start)
-            for location, keys in held
-            for start in range(0, max(1, len(keys)), size)
-        ]
-        for number, (location, keys, start) in enumerate(parts, 1):
-            yield self._events(
-                location,
-                admitted=b"".join(keys[start : start + size]),
-                snapshot=True,
-                last=number == len(parts),
-            )
-
-    def _send_snapshot_part(self) -> None:
-        part = None if self._snapshot is None else next(self._snapshot, None)
-        if part is None:
-            self._snapshot = None
-        else:
-            self._link.send(part)
-
-    def _events(
-        self,
-        location: str,
-        *,
-        admitted: bytes,
-        evicted: bytes = b"",
-        snapshot: bool = False,
-        last: bool = False,
-    ) -> Events:
-        # The number is spent also when the link drops the message: the gap is
-        # how the controller learns that it has missed something.
-        self._sequence += 1
-        return Events(
-            instance_id=self._instance_id,
-            incarnation=self._incarnation,
-            sequence=self._sequence,
-            location=location,
-            admitted=admitted,
-            evicted=evicted,
-            snapshot=snapshot,
-            last=last,
-        )

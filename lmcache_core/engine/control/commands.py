@@ -181,11 +181,11 @@ class CommandRunner:
     def _clear(self, command: ClearCommand) -> int:
         tiers = self._engine.tiers
         if command.tokens:
-            keys = self._chain_keys(command.location, command.tokens, command.scope)
+            keys = iter(self._chain_keys(command.location, command.tokens, command.scope))
         else:
             keys = tiers.keys(command.location)
         batches = _batches(keys)
-        return sum(tiers.drop(command.location, keys, force=command.force) for keys in batches)
+        return sum(tiers.drop(command.location, batch, force=command.force) for batch in batches)
 
     def _descends(self, command: PinCommand) -> bool:
         """Whether what a pin asks for is on its way to a storage tier; it is brought there."""
@@ -304,7 +304,6 @@ class CommandRunner:
         )
 
 
-def _batches(keys: list[Key]) -> Iterator[list[Key]]:
-    parts = iter(keys)
-    while batch := list(itertools.islice(parts, CLEAR_BATCH)):
+def _batches(keys: Iterator[Key]) -> Iterator[list[Key]]:
+    while batch := list(itertools.islice(keys, CLEAR_BATCH)):
         yield batch

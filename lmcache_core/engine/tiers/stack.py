@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -18,7 +19,7 @@ from lmcache_core.engine.chunks.events import EventLog
 from lmcache_core.engine.chunks.geometry import Geometry
 from lmcache_core.engine.chunks.hit_rule import HitRule
 from lmcache_core.engine.chunks.piece import Piece, Pieces
-from lmcache_core.engine.chunks.residents import Residents
+from lmcache_core.engine.chunks.residents import PARTS, Residents
 from lmcache_core.engine.frames.frame import FrameSeal
 from lmcache_core.engine.pins.keeping import PinKeeping
 from lmcache_core.engine.pins.place import PinnableTier
@@ -274,16 +275,23 @@ class TierStack:
                 tokens += len(piece.token_bytes) // TOKEN_BYTES
         return tokens
 
-    def keys(self, location: str) -> list[Key]:
-        """All keys of a tier.
+    def keys(self, location: str) -> Iterator[Key]:
+        """All keys of a tier; of what comes and goes meanwhile they may be or not be.
+
+        The lock is held for some of them at a time, and not between.
 
         Raises:
             UnknownNameError: There is no such tier.
         """
-        with self.lock:
-            return list(self.tier(location).residents)
+        return itertools.chain.from_iterable(self._keys_in_parts(self.tier(location)))
 
-    def drop(self, location: str, keys: Sequence[Key], *, force: bool) -> int:
+    def _keys_in_parts(self, tier: PinnableTier) -> Iterator[list[Key]]:
+        for number in range(PARTS):
+            with self.lock:
+                part = tier.residents.part(number)
+            yield part
+
+    def drop(self, location: str, keys: Iterable[Key], *, force: bool) -> int:
         """Drop chunks of a tier; return the tokens that went.
 
         Args:

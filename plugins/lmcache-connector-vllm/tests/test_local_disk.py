@@ -1,4 +1,4 @@
-"""A disk below host memory: full, spoilt, and taken over from an engine that is gone."""
+"""A disk below host memory: full, spoilt, packed, pinned, taken over from one that is gone."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from lmcache_core.api.messages import Command, RecodeCommand, Reply
+from lmcache_core.api.pins import PinRequest, PinState
+from lmcache_core.engine.control.commands import CommandRunner
 from lmcache_core.engine.frames.header import FrameHeader
+from lmcache_core.keys import tokens_to_bytes
 
 pytestmark = pytest.mark.vllm
 
 NAME = "LocalDiskBackend"
+MEMORY = "LocalCPUBackend"
 PATIENCE_SECONDS = 120.0
 
 Serve = Callable[..., Any]
@@ -58,11 +64,11 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("disk")
 
 
-def settings(path: Path, *, memory: float = 0.001) -> dict[str, Any]:
+def settings(path: Path, *, memory: float = 0.001, disk: float = 0.1) -> dict[str, Any]:
     return {
         "storage": [
-            {"backend": "LocalCPUBackend", "max_size": memory},
-            {"backend": NAME, "max_size": 0.1, "path": str(path)},
+            {"backend": MEMORY, "max_size": memory},
+            {"backend": NAME, "max_size": disk, "path": str(path)},
         ],
         "staging_size": 0.001,
     }
@@ -174,6 +180,73 @@ def test_a_spoilt_file_is_a_shorter_hit_with_the_same_answer(
     wait_for(lambda: len(set(path.glob("*/quarantine/*.reason")) - quarantined) == damaged)
     after = counter(serving, "damaged_frames"), counter(serving, "missing_frames")
     assert (after[0] - before[0], after[1] - before[1]) == (damaged, missing)
+
+
+def carried_out(serving: Any, command: Command) -> Reply:
+    """The answer to a command, as a controller would have it."""
+    runner = CommandRunner(serving.engine, "instance", 1)
+    wait_for(lambda: not runner.must_wait(command))
+    return runner.run(command)
+
+
+@pytest.mark.parametrize("length", [256, 300])
+def test_a_compressed_prompt_is_hit_with_the_same_answer(
+    serve: Serve, fresh: Fresh, path: Path, length: int
+) -> None:
+    serving = serve(lmcache=settings(path))
+    ids = fresh(length)
+    cold, files = written_by(serving, path, ids)
+    raw = sum(file.stat().st_size for file in files)
+    meant = {"request_id": "r", "deadline_seconds": 60.0, "location": NAME}
+    compress = RecodeCommand(**meant, serdes=("zstd",), tokens=tokens_to_bytes(ids))
+    reply = carried_out(serving, compress)
+    assert (reply.error, reply.num_tokens) == (None, length)
+    packed = sum(file.stat().st_size for file in files)
+    assert raw - packed == reply.facts["saved_bytes"] > 0
+    tiers, before = serving.engine.tiers, counter(serving, "read_frames")
+    tiers.drop(MEMORY, tiers.keys(MEMORY), force=False)
+    warm = serving.ask_one(ids)
+    assert (warm.cached, counter(serving, "read_frames") - before) == (length - 1, len(files))
+    assert warm.same_as(cold)
+    decompress = msgspec.structs.replace(compress, undo=True)
+    assert carried_out(serving, decompress).num_tokens == length
+    tiers.drop(MEMORY, tiers.keys(MEMORY), force=False)
+    assert serving.ask_one(ids).same_as(cold)
+    assert sum(file.stat().st_size for file in files) == raw
+
+
+def test_what_is_pinned_on_the_disk_survives_a_restart_and_a_flood_without_a_controller(
+    serve: Serve, fresh: Fresh, tmp_path: Path, engines: Any
+) -> None:
+    small = settings(tmp_path, disk=0.0015)
+    serving = serve(lmcache=small)
+    ids, other = fresh(256 + 12), fresh(256)
+    cold, files = written_by(serving, tmp_path, ids)
+    request = PinRequest(pin_id="kept", version=1, location=NAME, tokens=tokens_to_bytes(ids))
+    with serving.engine.tiers.lock:
+        serving.engine.tiers.pins.pin(request)
+    wait_for(lambda: state_of(serving, "kept") is PinState.ACTIVE)
+    written_by(serving, tmp_path, other)
+    engines.stop()
+    serving = serve(lmcache=small)
+    for _ in range(12):
+        written_by(serving, tmp_path, fresh(256))
+    tier = serving.engine.tiers.status()[1]
+    assert counter(serving, "evictions") > len(files)
+    assert tier.used_bytes <= tier.capacity_bytes
+    assert state_of(serving, "kept") is PinState.ACTIVE
+    assert serving.ask_one(other).cached == 0, "what is not pinned went"
+    warm = serving.ask_one(ids)
+    assert warm.cached == 267
+    assert warm.same_as(cold)
+    assert counter(serving, "damaged_frames") == 0
+    engines.stop()
+
+
+def state_of(serving: Any, pin_id: str) -> PinState | None:
+    with serving.engine.tiers.lock:
+        report = serving.engine.tiers.pins.report(pin_id)
+    return None if report is None else report.state
 
 
 def test_a_prompt_that_host_memory_cannot_hold_is_answered_alike(

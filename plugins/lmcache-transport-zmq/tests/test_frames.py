@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lmcache_core.api.messages import (
     PROTOCOL_VERSION,
     Events,
+    Held,
     Message,
     PinCommand,
     Register,
@@ -47,6 +48,10 @@ REGISTER = Register(
     incarnation=1,
     namespace=Namespace(model="m", weights="00", page_bytes=(1, 2), extra={"k": "v"}),
     tiers=(TierStatus(location="LocalCPUBackend", kind="memory", capacity_bytes=1),),
+)
+HELD = Held(
+    instance_id="e",
+    incarnation=1,
     pins=(
         PinReport(pin_id="p", version=3, state=PinState.PARTIAL, tokens_asked=2, tokens_pinned=1),
     ),
@@ -55,8 +60,8 @@ REGISTER = Register(
 COMMAND = PinCommand(request_id="r", deadline_seconds=1.0, pin=PIN)
 
 
-@pytest.mark.parametrize("message", [EVENTS, REGISTER])
-def test_what_an_engine_sends_comes_back_equal(message: Events | Register) -> None:
+@pytest.mark.parametrize("message", [EVENTS, REGISTER, HELD])
+def test_what_an_engine_sends_comes_back_equal(message: Events | Register | Held) -> None:
     assert frames.decode(frames.encode(message), frames.ENGINE_MESSAGES) == message
 
 
@@ -64,7 +69,7 @@ def test_what_the_controller_sends_comes_back_equal() -> None:
     assert frames.decode(frames.encode(COMMAND), frames.CONTROLLER_MESSAGES) == COMMAND
 
 
-@pytest.mark.parametrize("message", [EVENTS, REGISTER, COMMAND])
+@pytest.mark.parametrize("message", [EVENTS, REGISTER, HELD, COMMAND])
 def test_a_frame_is_the_messagepack_map_of_the_plain_message(message: Message) -> None:
     packed = VERSION + msgpack.packb(to_wire(message))
     assert frames.encode(message) == packed
@@ -160,7 +165,7 @@ def test_no_bytes_raise_anything_else(frame: bytes) -> None:
 @settings(deadline=None)
 @given(data=st.data())
 def test_a_mutated_frame_is_a_message_or_a_message_error(data: st.DataObject) -> None:
-    frame = bytearray(frames.encode(data.draw(st.sampled_from([EVENTS, REGISTER]))))
+    frame = bytearray(frames.encode(data.draw(st.sampled_from([EVENTS, REGISTER, HELD]))))
     for _ in range(data.draw(st.integers(1, 6))):
         at = data.draw(st.integers(0, len(frame)))
         how = data.draw(st.sampled_from(["set", "cut", "insert"]))

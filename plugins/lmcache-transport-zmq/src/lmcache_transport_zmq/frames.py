@@ -10,7 +10,7 @@ from lmcache_core.api.messages import PROTOCOL_VERSION, ControllerMessage, Engin
 from lmcache_core.errors import MessageError
 
 MAX_FRAME_BYTES = 64 << 20
-"""The longest legitimate message is a registration with the tokens of thousands of pins."""
+"""The longest legitimate message names a pin of millions of tokens."""
 
 ENGINE_MESSAGES: msgspec.msgpack.Decoder[EngineMessage] = msgspec.msgpack.Decoder(EngineMessage)
 CONTROLLER_MESSAGES: msgspec.msgpack.Decoder[ControllerMessage] = msgspec.msgpack.Decoder(

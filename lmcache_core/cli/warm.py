@@ -1,0 +1,119 @@
+"""``lmcache warm``: pins made active by having their prompts computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from lmcache_core.cli.client import ControllerClient, controller_options, show
+from lmcache_core.cli.jobs import ended
+from lmcache_core.cli.pins import labels_of
+from lmcache_core.cli.prompt import InputError, duration
+from lmcache_core.cli.table import table
+
+HEADINGS = ("PIN", "WHERE", "STATE", "TOKENS", "COMPUTED", "REASON")
+STATES = ("partial", "pending", "degraded")
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All pins that are not active.")
+@click.option("--owner", help="Only this owner's.")
+@click.option("--instance", help="Only in this instance.")
+@click.option("--location", help="Only in this tier.")
+@click.option("--namespace", help="Only in instances that serve this model.")
+@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only those with it.")
+@click.option(
+    "--cache-salt", metavar="TEXT", help="The cache_salt of those that have one; it is not kept."
+)
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="CONTENT=NAME",
+    help="What the server calls the adapter of that content; repeatable.",
+)
+@click.option(
+    "--prompt-timeout",
+    metavar="TIME",
+    callback=duration,
+    help="How long a server may take to compute one prompt; 2m.",
+)
+@click.option("--no-wait", is_flag=True, help="Print the job's event and leave it to go on.")
+@controller_options
+def warm(
+    *,
+    names: Sequence[str],
+    everything: bool,
+    owner: str | None,
+    instance: str | None,
+    location: str | None,
+    namespace: str | None,
+    state: str | None,
+    labels: Sequence[str],
+    cache_salt: str | None,
+    adapters: Sequence[str],
+    prompt_timeout: float | None,
+    no_wait: bool,
+    client: ControllerClient,
+    as_json: bool,
+) -> None:
+    """Have the prompts of pins computed that are not active: those called NAMES, or that match.
+
+    Each server is asked for its pins' prompts one by one, and stores what it has computed. Ends
+    with 1 where a pin is not active then; the table says why.
+    """
+    narrowed = {
+        "pin_ids": list(names),
+        "owner": owner,
+        "instance_id": instance,
+        "location": location,
+        "namespace": namespace,
+        "state": state,
+        "labels": labels_of(labels),
+    }
+    narrowed = {key: value for key, value in narrowed.items() if value}
+    if bool(narrowed) == everything:
+        message = "say which: give the names of pins, or what they have in common, or --all"
+        raise InputError(message)
+    how: dict[str, object] = {
+        "cache_salt": cache_salt,
+        "adapters": _adapters(adapters),
+        "prompt_timeout_s": prompt_timeout,
+    }
+    body = {**narrowed, **{key: value for key, value in how.items() if value}}
+    job: dict[str, Any] = client.ask("POST", "/v1/pins:warm", body).document
+    if not no_wait:
+        job = ended(client, job["event_id"])
+    if as_json:
+        show(job)
+    elif no_wait:
+        click.echo(f"{job['event_id']}: {job['asked']} placements to warm")
+    elif job["placements"]:
+        click.echo(table(HEADINGS, [_row(placement) for placement in job["placements"]]))
+    else:
+        click.echo("nothing to warm")
+    if job["state"] not in ("done", "running"):
+        raise SystemExit(1)
+
+
+def _adapters(adapters: Sequence[str]) -> dict[str, str]:
+    for adapter in adapters:
+        if "=" not in adapter:
+            message = f"--adapter: {adapter!r} is no CONTENT=NAME"
+            raise InputError(message)
+    return dict(adapter.partition("=")[::2] for adapter in adapters)
+
+
+def _row(placement: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        placement["pin_id"],
+        f"{placement['instance_id'] or 'nowhere'}:{placement['location']}",
+        placement["state"],
+        f"{placement['num_tokens']} of {placement['tokens_asked']}",
+        "yes" if placement["computed"] else "no",
+        placement["reason"],
+    )
