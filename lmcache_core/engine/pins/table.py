@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
@@ -11,18 +10,17 @@ import msgspec
 from lmcache_core.api.pins import OnMissing, PinCost, PinReport, PinRequest, Renew
 from lmcache_core.config import ANYWHERE
 from lmcache_core.engine.chunks.entry import Entry
-from lmcache_core.engine.chunks.piece import Cover, Piece, Pieces
+from lmcache_core.engine.chunks.piece import Cover, Piece
 from lmcache_core.engine.pins.alarms import Alarms
 from lmcache_core.engine.pins.anywhere import MARKS, Anywhere
 from lmcache_core.engine.pins.keeping import PinKeeping
+from lmcache_core.engine.pins.making import PinMaker
 from lmcache_core.engine.pins.pin import Pin
 from lmcache_core.engine.pins.place import PinnableTier, Place, TierPlace
 from lmcache_core.engine.pins.quotas import Quotas
+from lmcache_core.engine.pins.released import Released
 from lmcache_core.errors import CapacityError, ConflictError, NotCachedError, UnknownNameError
-from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, Scope
-
-MAX_TOMBSTONES = 4096
-"""Released pins whose version is remembered, so that a late command cannot revive one."""
+from lmcache_core.keys import Key, KeyChain, Scope
 
 MAX_PINS = 1 << 16
 
@@ -67,12 +65,12 @@ class PinTable:
         }
         memory = next(iter(self._places.values()))
         self._anywhere = self._places[ANYWHERE] = Anywhere(tiers, memory.reservations)
-        self._chain_of = chain_of
+        self._maker = PinMaker(chain_of)
         self._quotas = Quotas(owner_quota_bytes, own_quotas or {})
         self._clock = clock
         self.keeping: PinKeeping | None = None
         self._pins: dict[str, Pin] = {}
-        self._tombstones: OrderedDict[str, int] = OrderedDict()
+        self._released = Released()
         for tier in tiers.values():
             residents = tier.residents
             residents.pin_limit_bytes = int(residents.capacity_bytes * share)
@@ -105,7 +103,7 @@ class PinTable:
             self._renew(old, request)
             self._keep(old)
             return self._report(old)
-        new = self._made(request, place)
+        new = self._maker.make(request, place, self._due(request))
         if request.on_missing is OnMissing.FAIL and new.tokens_pinned < new.tokens_asked:
             raise NotCachedError(request.location, asked=new.tokens_asked, cached=new.tokens_pinned)
         new.charge = self._quotas.check(new, old, place.need(new))
@@ -141,18 +139,11 @@ class PinTable:
         """
         place = self._place(request.location)
         old = self._pins.get(request.pin_id)
-        known = old.request.version if old else self._tombstones.get(request.pin_id, -1)
+        known = old.request.version if old else self._released.version(request.pin_id)
         if known >= request.version:
             return None
-        wanted = request.tokens[: wanted_tokens * TOKEN_BYTES]
-        chain = self._chain_of(wanted, request.scope)
         due = None if left_seconds is None else self._clock() + left_seconds
-        pin = Pin(request, Pieces(chain, wanted), due, place.usable)
-        pin.covers = dict(enumerate(place.covers(chain)))
-        pin.awaits = True
-        self._cover_behind_gaps(pin, place)
-        if pin.covers:
-            pin.lost = {piece.number for piece in pin.missing()}
+        pin = self._maker.remake(request, place, due, wanted_tokens)
         need = place.need(pin)
         if place is self._anywhere:
             # Where its bytes were when it was made says nothing of where there is room for them.
@@ -173,25 +164,8 @@ class PinTable:
             UnknownNameError: No tier of that name.
         """
         place = self._place(request.location)
-        new = self._made(request, place)
+        new = self._maker.make(request, place, self._due(request))
         return self._quotas.cost(new, self._pins.get(request.pin_id), place.need(new))
-
-    def _made(self, request: PinRequest, place: Place) -> Pin:
-        """A pin over what is there, which marks nothing yet."""
-        chain = self._chain_of(request.tokens, request.scope)
-        pin = Pin(request, Pieces(chain, request.tokens), self._due(request), place.usable)
-        pin.covers = dict(enumerate(place.covers(chain)))
-        if pin.awaits:
-            self._cover_behind_gaps(pin, place)
-        return pin
-
-    @staticmethod
-    def _cover_behind_gaps(pin: Pin, place: Place) -> None:
-        """Cover what is there behind a chunk that is not: nobody will tell of its coming."""
-        for piece in pin.missing():
-            cover = None if piece.number in pin.covers else place.best_cover(piece)
-            if cover is not None and cover.tokens == pin.pieces.tokens(piece.number):
-                pin.covers[piece.number] = cover
 
     def _renew(self, pin: Pin, request: PinRequest) -> None:
         """Give a pin that holds all it covers another time, order of renewal or label."""
@@ -213,9 +187,7 @@ class PinTable:
         if pin is not None and pin.request.version > version:
             message = f"pin {pin_id!r} is held at version {pin.request.version}, above {version}"
             raise ConflictError(message)
-        self._tombstones[pin_id] = max(version, self._tombstones.get(pin_id, 0))
-        if len(self._tombstones) > MAX_TOMBSTONES:
-            self._tombstones.popitem(last=False)
+        self._released.note(pin_id, version)
         return 0 if pin is None else self._end(pin)
 
     @property
@@ -242,13 +214,8 @@ class PinTable:
     def rebase(self) -> None:
         """The namespace has changed: nothing held is valid, all of it is awaited."""
         for pin in self._pins.values():
-            # What was not to be waited for before is not waited for now.
-            wanted = pin.wanted
             self._unmark(pin, keep=None)
-            pin.pieces = Pieces(self._chain_of(wanted, pin.request.scope), wanted)
-            pin.covers = {}
-            pin.awaits = True
-            pin.lost.clear()
+            self._maker.rebase(pin)
             self._changed.add(pin.request.pin_id)
         for pin in self._pins.values():
             self._mark(pin)
@@ -386,7 +353,7 @@ class PinTable:
         self._changed.update(pin_id for pin_id in pin_ids if pin_id in self._pins)
 
     def _check_version(self, request: PinRequest, old: Pin | None) -> None:
-        held = old.request.version if old else self._tombstones.get(request.pin_id, -1)
+        held = old.request.version if old else self._released.version(request.pin_id)
         if held > request.version or (old is None and held == request.version):
             message = (
                 f"pin {request.pin_id!r} is at version {held}, not below {request.version}; "
