@@ -37,9 +37,10 @@ def most_pinned(tiers: TierStack, pin: Pin) -> int:
 def marks_are_pins(tiers: TierStack) -> None:
     """See that each mark stands for pins that there are."""
     pins = tiers.pins
-    for location in tiers.locations:
-        residents = tiers.tier(location).residents
-        for key in residents:
-            behind = pins._anywhere.pins_behind(key, residents.marks(key))
-            assert bool(behind) == residents.marked(key)
-            assert behind <= set(pins.ids())
+    with tiers.lock:
+        for location in tiers.locations:
+            residents = tiers.tier(location).residents
+            for key in residents:
+                behind = pins._anywhere.pins_behind(key, residents.marks(key))
+                assert bool(behind) == residents.marked(key)
+                assert behind <= set(pins.ids())

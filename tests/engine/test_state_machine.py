@@ -149,13 +149,13 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def pinned_tokens_are_found(self):
         tiers = self.rig.engine.tiers
-        for pin_id in self.pinned:
-            pin = tiers.pins._pins[pin_id]
-            report = tiers.pins.report(pin_id)
-            assert report.tokens_pinned <= most_pinned(tiers, pin)
-            for number in pin.covers:
-                assert len(marking(tiers, pin, number)) == 1
-        marks_are_pins(tiers)
+        with tiers.lock:
+            for pin_id in self.pinned:
+                pin = tiers.pins._pins[pin_id]
+                assert tiers.pins.report(pin_id).tokens_pinned <= most_pinned(tiers, pin)
+                for number in pin.covers:
+                    assert len(marking(tiers, pin, number)) == 1
+            marks_are_pins(tiers)
 
     @invariant()
     def bounds_hold(self):
