@@ -332,6 +332,24 @@ def test_what_comes_where_host_memory_has_no_room_for_it_is_held_below(engine):
         assert pinned(rig) == [4 * SLOT_BYTES, 0]
 
 
+def test_a_copy_that_had_no_room_is_held_when_the_pin_is_asked_for_again(engine):
+    with engine.start(share=0.4) as rig:  # Pins may take four chunks of each tier.
+        store(rig)
+        pin(rig)
+        rig.serve(OTHER)
+        with rig.engine.tiers.lock:
+            rig.engine.tiers.pins.pin(ask(OTHER, "memory"))
+        clear(rig, DISK)
+        assert held(rig, MEMORY) == len(LONG)
+        assert (report(rig).state, report(rig).tokens_pinned) == (PinState.DEGRADED, 0)
+        with pytest.raises(CapacityError, match=f"pins of tier {MEMORY}"):
+            pin(rig)
+        assert report(rig).state is PinState.DEGRADED
+        unpin(rig, "memory")
+        assert pin(rig).state is PinState.ACTIVE
+        assert pinned(rig) == [4 * SLOT_BYTES, 0]
+
+
 def test_what_fits_nowhere_is_refused_with_the_numbers_of_the_tier_that_is_short(rig):
     store(rig)
     tokens = [*LONG, *range(20_000, 20_000 + 9 * CHUNK_TOKENS)]
