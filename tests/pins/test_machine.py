@@ -195,7 +195,10 @@ class PinMachine(Checks, RuleBasedStateMachine):
             self.model.may_be_renewed(self.world.clocks.passed)
             return
         self.model.living[pin_id] = self.as_made(kept.row, pin.tokens)
-        self.model.living[pin_id].floor = pin.floor
+        # An engine has let go of one whose time was up, whatever a hit that nobody has told of is
+        # waited for.
+        ended = pin.left(self.world.clocks.passed) <= 0
+        self.model.living[pin_id].floor = kept.num_tokens if ended else pin.floor
 
     @precondition(lambda self: self.world.controller)
     @rule(pin_id=pin_ids, crashes=rarely)
