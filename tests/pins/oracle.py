@@ -26,7 +26,7 @@ Facts = dict[str, Any]
 RECORDS_DIFFER = "what records take is not what is accounted for"
 UNFINISHED = "what was not finished is still there"
 MAY_PASS = {RECORDS_DIFFER, UNFINISHED}
-"""What there is for a moment while an engine keeps a pin that it is just asked for; a fault stays."""
+"""What there may be for a moment while an engine keeps what it is just asked for; a fault stays."""
 
 
 class Oracle:
