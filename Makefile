@@ -26,7 +26,7 @@ check: python ## Run ruff, mypy and import-linter.
 bench: venv ## Run the benchmarks; BENCH_ARGS=... are passed on.
 	@.venv/bin/python -m benchmarks $(BENCH_ARGS)
 
-crash-test: venv ## Kill disks, engines and controllers thousands of times; CRASH_ARGS=... are passed on.
+crash-test: venv ## Lose power, and kill disks, engines and controllers, thousands of times; CRASH_ARGS=... are passed on to the kills.
 	@.venv/bin/python -m tests.disk.lives
 	@.venv/bin/python -m tests.disk.crash_run $(CRASH_ARGS)
 	@.venv/bin/python -m tests.pins.kill_run $(CRASH_ARGS)

@@ -31,6 +31,7 @@ ALL: dict[str, tuple[list[str], list[str]]] = {
     "redis_store": ([], ["--rounds", "4"]),
     "discovery": ([], ["--rounds", "5"]),
     "controller": ([], []),
+    "pin_durable": ([], ["--rounds", "2", "--seconds", "0.5"]),
     "pin_cost": ([], ["--rounds", "2", "--seconds", "1"]),
     "step_time": ([], ["--rounds", "5", "--fill", "20000"]),
 }

@@ -220,29 +220,30 @@ class Served:
         self.process.wait(10)
 
 
+def serve(folder: Path, monitor: int) -> Served:
+    """A controller with its ledger in a folder."""
+    port = free_port()
+    flags = (
+        *("--port", str(port), "--monitor-port", str(monitor)),
+        *("--log-level", "warning", "--ledger", str(folder / f"{port}.sqlite")),
+    )
+    return Served(CONTROLLER, "/healthz", port, *flags, log=folder / "controller.log")
+
+
 def measure(seconds: float, rounds: int, folder: Path) -> dict[str, object]:
     def hello() -> Served:
         port = free_port()
         return Served(HELLO, "/", port, str(port), log=folder / "hello.log")
 
-    def controller(monitor: int) -> Served:
-        port = free_port()
-        ledger = folder / f"{port}.sqlite"
-        flags = (
-            *("--port", str(port), "--monitor-port", str(monitor)),
-            *("--log-level", "warning", "--ledger", str(ledger)),
-        )
-        return Served(CONTROLLER, "/healthz", port, *flags, log=folder / "controller.log")
-
     starts: dict[str, list[float]] = {"hello": [], "controller": []}
     for _ in range(rounds):
-        for name, make in (("hello", hello), ("controller", lambda: controller(free_port()))):
+        for name, make in (("hello", hello), ("controller", lambda: serve(folder, free_port()))):
             served = make()
             starts[name].append(served.start_seconds)
             served.close()
 
     monitor = free_port()
-    world, control = hello(), controller(monitor)
+    world, control = hello(), serve(folder, monitor)
     engine = subprocess.Popen(
         [sys.executable, __file__, "--engine", f"tcp://127.0.0.1:{monitor}"], env=os.environ
     )

@@ -44,8 +44,8 @@ class StoreUsage(NamedTuple):
 class StorageBackend(ABC):
     """Keeps frames under 32-byte keys.
 
-    To write one: subclass, implement the six abstract methods, hand it over
-    in a :class:`~lmcache_core.api.StorageBackendSpec` from
+    To write one: subclass, implement the six abstract methods and ``store_id``,
+    hand it over in a :class:`~lmcache_core.api.StorageBackendSpec` from
     ``lmcache_register_storage_backends``, and run
     :class:`lmcache_core.testing.StorageBackendTests` against it.
 

@@ -19,14 +19,16 @@ POLL_SECONDS = 0.1
 @click.argument("instance")
 @controller_options
 def adopt(*, instance: str, client: ControllerClient, as_json: bool) -> None:
-    """Take over the pins of INSTANCE, which are in another controller's ledger."""
-    told = client.ask("POST", f"{_path(instance)}/adopt").document
-    engine = _adopted(client, told)
+    """Take over the pins of INSTANCE, which are in another controller's ledger.
+
+    The name of a data-parallel server means all its ranks.
+    """
+    told = client.ask("POST", f"{_path(instance)}/adopt").document["instances"]
+    engines = [_adopted(client, engine) for engine in told]
     if as_json:
-        show(engine)
+        show(engines)
     else:
-        row = (engine["instance_id"], engine["state"], engine["host"], engine["namespace"]["model"])
-        click.echo(table(HEADINGS, [row]))
+        click.echo(table(HEADINGS, [_row(engine) for engine in engines]))
 
 
 def _adopted(client: ControllerClient, engine: dict[str, Any]) -> dict[str, Any]:
@@ -47,6 +49,10 @@ def _adopted(client: ControllerClient, engine: dict[str, Any]) -> dict[str, Any]
         time.sleep(POLL_SECONDS)
         engine = client.ask("GET", _path(name)).document
     return engine
+
+
+def _row(engine: dict[str, Any]) -> tuple[str, ...]:
+    return (engine["instance_id"], engine["state"], engine["host"], engine["namespace"]["model"])
 
 
 def _path(instance: str) -> str:

@@ -14,6 +14,7 @@ from lmcache_core.cli.lazy import RefusedByControllerError
 from lmcache_core.cli.prompt import (
     InputError,
     duration,
+    pairs,
     prompt_options,
     required,
 )
@@ -82,7 +83,7 @@ def pin(
         **required(fields),
         **{key: value for key, value in optional.items() if value is not None},
         "renew": "on_hit" if renew else "fixed",
-        "labels": labels_of(labels),
+        "labels": pairs("--label", labels),
         "timeout_s": client.timeout_seconds,
     }
     if plan:
@@ -119,7 +120,9 @@ def unpin(
         if not as_json:
             click.echo(f"{event}: {answer['num_tokens']} tokens released")
     for name in names:
-        status, released = client.ask("DELETE", _path(name))
+        status, released = client.ask(
+            "DELETE", f"{_path(name)}?timeout_s={client.timeout_seconds:g}"
+        )
         answers.append(released)
         if not as_json:
             told = "released" if status == 200 else "released; an engine that is away is told later"
@@ -135,7 +138,9 @@ def unpin(
 @click.option("--location", help="Only those in this tier, or in any.")
 @click.option("--namespace", help="Only those in instances that serve this model.")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only those with it.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only those with it; repeatable."
+)
 @controller_options
 def pins(
     *,
@@ -185,19 +190,6 @@ def _put(
 
 def _path(name: str) -> str:
     return f"/v1/pins/{quote(name, safe='')}"
-
-
-def labels_of(labels: Sequence[str]) -> dict[str, str]:
-    """The labels that ``--label KEY=VALUE`` has named.
-
-    Raises:
-        InputError: One has no value.
-    """
-    for label in labels:
-        if "=" not in label:
-            message = f"--label: {label!r} is no KEY=VALUE"
-            raise InputError(message)
-    return dict(label.partition("=")[::2] for label in labels)
 
 
 def _row(item: dict[str, Any]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,24 @@ def duration(_context: click.Context, _option: click.Parameter, value: str | Non
     return float(match[1]) * _UNITS[match[2] or "s"]
 
 
+def pairs(option: str, values: Sequence[str], form: str = "KEY=VALUE") -> dict[str, str]:
+    """What a repeatable option has named.
+
+    Args:
+        option: The option's name, for the message.
+        values: What was given.
+        form: How one is to be written.
+
+    Raises:
+        InputError: One has no value.
+    """
+    for value in values:
+        if "=" not in value:
+            message = f"{option}: {value!r} is no {form}"
+            raise InputError(message)
+    return dict(value.partition("=")[::2] for value in values)
+
+
 def prompt_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that name tokens.
 
@@ -46,11 +64,22 @@ def prompt_options(command: Callable[..., None]) -> Callable[..., None]:
         prompt: str | None,
         messages: str | None,
         cache_salt: str | None,
+        adapter: str | None,
+        tags: Sequence[str],
         **others: Any,  # noqa: ANN401 - the command's own
     ) -> None:
-        command(fields=_fields(tokens, prompt, messages, cache_salt), **others)
+        fields = _tokens(tokens, prompt, messages) | _scope(cache_salt, adapter, tags)
+        command(fields=fields, **others)
 
     for option in (
+        click.option(
+            "--tag",
+            "tags",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="A tag that the request was given; repeatable.",
+        ),
+        click.option("--adapter", metavar="CONTENT", help="Its adapter, by the adapter's content."),
         click.option("--cache-salt", metavar="TEXT", help="The request's cache_salt."),
         click.option(
             "--messages",
@@ -89,15 +118,21 @@ def required(fields: dict[str, Any], *others: str) -> dict[str, Any]:
     return fields
 
 
-def _fields(
-    tokens: str | None, prompt: str | None, messages: str | None, cache_salt: str | None
-) -> dict[str, Any]:
-    """The fields of a request's body that name tokens."""
+def _scope(cache_salt: str | None, adapter: str | None, tags: Sequence[str]) -> dict[str, Any]:
+    """The fields of a request's body that name what the request varied by."""
+    fields: dict[str, Any] = {"cache_salt": cache_salt, "adapter": adapter}
+    if tags:
+        fields["tags"] = pairs("--tag", tags)
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _tokens(tokens: str | None, prompt: str | None, messages: str | None) -> dict[str, Any]:
+    """The field of a request's body that names tokens."""
     given = [value for value in (tokens, prompt, messages) if value is not None]
     if len(given) > 1:
         message = "give one of --tokens, --prompt and --messages"
         raise InputError(message)
-    fields: dict[str, Any] = {} if cache_salt is None else {"cache_salt": cache_salt}
+    fields: dict[str, Any] = {}
     if tokens is not None:
         fields["tokens"] = _token_ids(_text(tokens, "--tokens"))
     elif prompt is not None:

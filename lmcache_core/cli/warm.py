@@ -9,8 +9,7 @@ import click
 
 from lmcache_core.cli.client import ControllerClient, controller_options, show
 from lmcache_core.cli.jobs import ended
-from lmcache_core.cli.pins import labels_of
-from lmcache_core.cli.prompt import InputError, duration
+from lmcache_core.cli.prompt import InputError, duration, pairs
 from lmcache_core.cli.table import table
 
 HEADINGS = ("PIN", "WHERE", "STATE", "TOKENS", "COMPUTED", "REASON")
@@ -25,7 +24,9 @@ STATES = ("partial", "pending", "degraded")
 @click.option("--location", help="Only in this tier.")
 @click.option("--namespace", help="Only in instances that serve this model.")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only those with it.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only those with it; repeatable."
+)
 @click.option(
     "--cache-salt", metavar="TEXT", help="The cache_salt of those that have one; it is not kept."
 )
@@ -73,7 +74,7 @@ def warm(
         "location": location,
         "namespace": namespace,
         "state": state,
-        "labels": labels_of(labels),
+        "labels": pairs("--label", labels),
     }
     narrowed = {key: value for key, value in narrowed.items() if value}
     if bool(narrowed) == everything:
@@ -81,7 +82,7 @@ def warm(
         raise InputError(message)
     how: dict[str, object] = {
         "cache_salt": cache_salt,
-        "adapters": _adapters(adapters),
+        "adapters": pairs("--adapter", adapters, "CONTENT=NAME"),
         "prompt_timeout_s": prompt_timeout,
     }
     body = {**narrowed, **{key: value for key, value in how.items() if value}}
@@ -98,14 +99,6 @@ def warm(
         click.echo("nothing to warm")
     if job["state"] not in ("done", "running"):
         raise SystemExit(1)
-
-
-def _adapters(adapters: Sequence[str]) -> dict[str, str]:
-    for adapter in adapters:
-        if "=" not in adapter:
-            message = f"--adapter: {adapter!r} is no CONTENT=NAME"
-            raise InputError(message)
-    return dict(adapter.partition("=")[::2] for adapter in adapters)
 
 
 def _row(placement: dict[str, Any]) -> tuple[str, ...]:

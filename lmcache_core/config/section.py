@@ -180,7 +180,8 @@ class EngineSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Name | None,
         Meta(
             description="Owner of the pins that requests ask for with `lmcache.pin`. They may "
-            "where this, `request_pin_quota` and `request_pin_max_ttl_seconds` are all given.",
+            "where this, `request_pin_quota` and `request_pin_max_ttl_seconds` are all given, "
+            "which needs `enable_controller`.",
         ),
     ] = None
     request_pin_quota: Annotated[

@@ -101,7 +101,7 @@ class Metrics(Collector):
         yield family
         yield GaugeMetricFamily(
             "lmcache_controller_tombstones",
-            "Released pins that some engine has not acknowledged.",
+            "Pins whose release or end some engine has not acknowledged.",
             value=len(self._plane.ledger.tombstones),
         )
 

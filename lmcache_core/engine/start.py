@@ -14,6 +14,7 @@ from lmcache_core.engine.cache.engine import CacheEngine
 from lmcache_core.engine.chunks.geometry import Geometry, check_chunk
 from lmcache_core.engine.chunks.hit_rule import HitRule
 from lmcache_core.engine.control.agent import ControlAgent
+from lmcache_core.engine.control.pin_expiry import PinExpiry
 from lmcache_core.engine.control.request_pins import RequestPins
 from lmcache_core.engine.frames.frame import FrameSeal
 from lmcache_core.engine.storage.start import TierStarter
@@ -105,6 +106,10 @@ def start(
         )
         if config.enable_controller and config.controller_url:
             _start_agent(engine, config, config.controller_url, registry)
+        elif tiers.keeping.keeps:
+            expiry = PinExpiry(tiers)
+            expiry.start()
+            engine.on_close.append(expiry.close)
         on_failure.pop_all()
     _notify(registry, "lmcache_engine_started", instance_id=config.instance_id)
     engine.on_close.append(

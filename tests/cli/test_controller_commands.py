@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from lmcache_core.api.messages import RecodeCommand
 from lmcache_core.cli.main import main
+from lmcache_core.keys import Scope
 from tests.controller.completions import TOO_LONG, completions
 from tests.controller.controller_process import ControllerProcess
 from tests.controller.engine_peer import DISK, MEMORY, EnginePeer, eventually
@@ -234,7 +235,17 @@ def test_an_engine_that_serves_this_ledger_is_adopted_already(
     adopted = lmcache("adopt", "node")
     assert adopted.exit_code == 0, adopted.output
     assert adopted.stdout.splitlines()[1].split()[:3] == ["node", "live", "peerhost"]
-    assert lmcache.json("adopt", "node")["other_ledger"] is None
+    assert [engine["other_ledger"] for engine in lmcache.json("adopt", "node")] == [None]
+
+
+def test_what_a_request_varied_by_is_named_by_options(lmcache: Command, peer: EnginePeer) -> None:
+    tokens = list(range(50, 92))
+    peer.cache(tokens, scope=Scope.of(cache_salt="s", adapter="a1", tags={"team": "x", "k": ""}))
+    text = ",".join(map(str, tokens))
+    scope = ["--cache-salt", "s", "--adapter", "a1", "--tag", "team=x", "--tag", "k="]
+    made = lmcache.json("pin", "varied", *WHERE, "--tokens", text, *scope)
+    assert (made["num_tokens"], made["adapter"], made["tags"]) == (42, "a1", {"team": "x", "k": ""})
+    assert lmcache.json("pin", *WHERE, "--tokens", text, *scope[:4])["num_tokens"] == 0
 
 
 @pytest.mark.parametrize(
@@ -252,6 +263,7 @@ def test_an_engine_that_serves_this_ledger_is_adopted_already(
         (["pin", "--location", "x", "--tokens", "1"], 2, "--instance or --namespace"),
         (["pin", *WHERE, "--tokens", "1", "--ttl", "soon"], 2, "2h or 7d"),
         (["pin", *WHERE, "--tokens", "1", "--label", "x"], 2, "KEY=VALUE"),
+        (["pin", *WHERE, "--tokens", "1", "--tag", "x"], 2, "KEY=VALUE"),
         (["pin", *WHERE, "--prompt", "hello"], 1, "serving_url"),
         (["pin", "--instance", "nobody", "--location", "x", "--tokens", "1"], 1, "node"),
         (["pins", "none"], 1, "unknown pin 'none'"),

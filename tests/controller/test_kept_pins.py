@@ -29,7 +29,7 @@ def syncs(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Lets syncs through, which wait for all that the machine writes."""
     go = threading.Event()
     go.set()
-    monkeypatch.setattr(Disk, "sync", lambda _disk: go.wait(20))
+    monkeypatch.setattr(Disk, "sync", lambda *_, **__: go.wait(20))
     return go
 
 
@@ -160,6 +160,15 @@ def test_rule_9_a_new_ledger_takes_pins_over_and_another_one_is_refused_until_it
             assert "has not registered again in 0.2 s" in late.stderr
             peer.resume()
             assert lmcache(other, "adopt", "slow").exit_code == 0
+        with (
+            other.peer("pair_dp0", ledger_id="its") as first,
+            other.peer("pair_dp1", ledger_id="its") as second,
+        ):
+            ranks = [first.instance_id, second.instance_id]
+            assert [other.instance(rank)["other_ledger"] for rank in ranks] == ["its", "its"]
+            both = lmcache(other, "adopt", "pair")
+            assert [line.split()[0] for line in both.stdout.splitlines()[1:]] == ranks
+            assert [other.instance(rank)["other_ledger"] for rank in ranks] == [None, None]
         with engine(other, tmp_path) as rig:
             eventually(lambda: other.state("real") == "live")
             assert len(other.instance("real")["other_ledger"]) == 32

@@ -306,3 +306,21 @@ def test_a_release_that_an_engine_does_not_hear_is_made_good(
         assert peer.asked(UnpinCommand)[0].pin_id == "owed"
         eventually(lambda: controller.metric("lmcache_controller_tombstones") == before)
         assert controller.client.get("/v1/pins/owed").status_code == 404
+
+
+def test_a_release_waits_as_long_as_it_is_told_to(
+    controller: ControllerProcess, peer: EnginePeer
+) -> None:
+    peer.cache(PROMPT)
+    put(controller, peer, "brief")
+    for wrong in ("0", "-1", "301", "soon", "nan"):
+        answer = controller.client.delete(f"/v1/pins/brief?timeout_s={wrong}")
+        assert answer.status_code == 422, answer.text
+        assert "timeout_s" in answer.text
+    peer.answering = False
+    begun = time.monotonic()
+    released = controller.client.delete("/v1/pins/brief?timeout_s=0.2")
+    # An engine is waited for ten seconds where nothing is said.
+    assert (released.status_code, time.monotonic() - begun < 5) == (202, True)
+    peer.answering = True
+    eventually(lambda: not peer.held)

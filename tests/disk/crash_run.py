@@ -1,6 +1,7 @@
 """Kill a process that works on a disk, again and again, and compare what is left with an oracle.
 
-    python -m tests.disk.crash_run [--kills 2000] [--seed N] [--only ROUND] [--folder PATH] [--json]
+    python -m tests.disk.crash_run [--kills 2000] [--seconds N] [--seed N] [--only ROUND]
+        [--folder PATH] [--json]
 
 A round begins with an empty folder. A child process opens the backend and
 writes, replaces, reads, removes, quarantines and syncs from three threads; it is killed
@@ -16,11 +17,8 @@ same kill points. Where a thread is when another is killed is the kernel's.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
-import secrets
 import select
 import shutil
 import signal
@@ -41,13 +39,13 @@ from lmcache_core.api import BackendContext, Deadline, PutStatus
 from lmcache_core.testing.material import aligned_buffer, sample_key
 from tests.disk.calls_between import KillingCalls, RecordingCalls
 from tests.disk.frames import LONGEST, version_of, whole_frame
+from tests.disk.kill_rounds import main
 
 THREADS = 3
 FRAMES = 30
 STEPS = 40
 KILLS_A_ROUND = 10
 LONGEST_LIFE_SECONDS = 20.0
-MEMORY = Path("/dev/shm")
 DEEDS = ("put", "put", "put", "replace", "get", "remove", "quarantine", "sync")
 DURABILITY = ("none", "interval", "always")
 
@@ -271,7 +269,12 @@ class Run:
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
         self._points = rehearse(seed, place)
-        self.points = sorted({point for points in self._points.values() for point in points})
+        self._names = {point for points in self._points.values() for point in points}
+
+    @property
+    def places(self) -> dict[str, int]:
+        """How often a child was killed at each place."""
+        return {name: self.counts[f"at {name}"] for name in self._names}
 
     def round(self, number: int) -> None:
         """Some lives over one folder."""
@@ -307,48 +310,5 @@ class Run:
             self.counts[f"at {kill.point}" if kill.point else "at a random moment"] += 1
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 30))
-    parser.add_argument("--only", type=int, metavar="ROUND")
-    parser.add_argument("--folder", type=Path, help="where to work; in memory where that can be")
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
-    print(f"seed {args.seed}", file=sys.stderr, flush=True)
-    begun = time.monotonic()
-    run = Run(args.seed, args.folder or (MEMORY if MEMORY.is_dir() else None))
-    number = 0 if args.only is None else args.only
-    while not run.faults and (run.counts["kills"] < args.kills):
-        run.round(number)
-        number += 1
-        if args.only is not None:
-            break
-        if sys.stderr.isatty() or number % 20 == 0:
-            seconds = time.monotonic() - begun
-            print(f"{run.counts['kills']} kills, {seconds:.0f} s", file=sys.stderr, flush=True)
-    for fault in run.faults:
-        print(fault, file=sys.stderr)
-    if run.faults:
-        print(f"again: --seed {args.seed} --only {number - 1}", file=sys.stderr)
-    killed = [point for point in run.points if run.counts[f"at {point}"]]
-    figures = {
-        "seed": args.seed,
-        "kills": run.counts["kills"],
-        "random": run.counts["at a random moment"],
-        "places": len(run.points),
-        "places_killed_at": len(killed),
-        "acknowledged": run.counts["acknowledged"],
-        "seconds": round(time.monotonic() - begun, 1),
-        "faults": len(run.faults),
-    }
-    if args.json:
-        print(json.dumps({**figures, "not_killed_at": sorted(set(run.points) - set(killed))}))
-    else:
-        for what, value in figures.items():
-            print(f"{what:18} {value}")
-    return bool(run.faults)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__.splitlines()[0], Run))

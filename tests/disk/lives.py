@@ -21,6 +21,7 @@ from lmcache_backend_local_disk.backend import LocalDiskBackend
 from lmcache_backend_local_disk.calls import SYSTEM
 from lmcache_backend_local_disk.config import LocalDiskConfig
 from lmcache_backend_local_disk.frame_check import FrameCheck
+from lmcache_backend_local_disk.unsynced import MOST_FILES
 from lmcache_core.api import BackendContext, Deadline, PutStatus
 from lmcache_core.testing.material import aligned_buffer, sample_key
 from tests.disk.frames import LONGEST, version_of, whole_frame
@@ -37,7 +38,7 @@ class Life:
 
     Attributes:
         durable: Numbers of frames that were said to be durable.
-        doubtful: Those that were removed since, which may come back.
+        gone: Numbers of frames that were removed, and a sync has followed.
         versions: By number, what has to be under it, of those that were
             written in this life and are durable as soon as that is said.
         store_id: The name of the store, once the start was over.
@@ -45,6 +46,7 @@ class Life:
 
     def __init__(self, calls: LosingCalls, mode: str, rng: random.Random) -> None:
         self.durable: set[int] = set()
+        self.gone: set[int] = set()
         self.there: set[int] = set()
         self.versions: dict[int, int] = {}
         self.store_id: str | None = None
@@ -58,6 +60,9 @@ class Life:
             scrub_rate=0,
         )
         self._backend = LocalDiskBackend(config, BackendContext(instance_id="one", tier="t"), calls)
+        for disk in self._backend._disks:
+            disk.folder.unsynced.most_files = rng.choice((2, MOST_FILES))
+            disk.syncing.at_once = 1  # Or else a seed would not replay it.
 
     def live(self) -> None:
         backend, rng = self._backend, self._rng
@@ -72,6 +77,7 @@ class Life:
     def put(self) -> None:
         numbers = self._rng.sample(range(FRAMES), self._rng.randrange(1, 4))
         keys = [sample_key(number) for number in numbers]
+        self.gone.difference_update(numbers)
         statuses = self._backend.put(keys, [whole_frame(number) for number in numbers], soon())
         assert set(statuses) <= {PutStatus.STORED, PutStatus.PRESENT}
         self.there.update(numbers)
@@ -102,6 +108,7 @@ class Life:
         else:
             self._backend.sync(soon())
         self.durable.update(self.there)
+        self.gone.update({*range(FRAMES)} - self.there)
         self.store_id = self._backend.store_id
 
     def _leave(self, leave) -> None:
@@ -144,6 +151,8 @@ def faults_after(base: Path, life: Life, mode: str) -> list[str]:
             wrong.append(f"frame {number} is what was there before")
         if number in life.durable and not whole:
             wrong.append(f"frame {number} was durable and is {'damaged' if nbytes else 'gone'}")
+        if number in life.gone and nbytes is not None:
+            wrong.append(f"frame {number} was removed for good and is there")
         if nbytes is not None and not whole:
             path = base / "one" / "frames" / key.hex()[:2] / key.hex()
             if check.reason(-1, str(path), key) is None:

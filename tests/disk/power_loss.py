@@ -9,6 +9,7 @@ way is dropped, torn or kept, each piece for itself and in no order.
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import sys
@@ -82,6 +83,8 @@ class LosingCalls(CallsBetween):
         base: The folder; what is in it is on the device.
         off_after: Calls after which the power goes; None for never.
         ignored: Places, as file and line, whose syncs do nothing.
+        failing: Which ``fsync`` fails, from 1 on; 0 for none. Of a file, the
+            kernel then takes for written what never will be.
 
     Attributes:
         syncs: Places from which something was synced.
@@ -92,8 +95,10 @@ class LosingCalls(CallsBetween):
         base: Path,
         off_after: int | None = None,
         ignored: frozenset[tuple[str, int]] = frozenset(),
+        failing: int = 0,
     ) -> None:
         super().__init__()
+        self.failing = failing
         self.base = base
         self.left = off_after
         self.ignored = ignored
@@ -173,6 +178,11 @@ class LosingCalls(CallsBetween):
 
     def _fsync(self, fd: int) -> None:
         node = self._fds[fd]
+        self.failing -= 1
+        if not self.failing:
+            if isinstance(node, File):
+                node.pending.clear()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         if isinstance(node, File):
             node.sync()
             return

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from lmcache_backend_local_disk.calls import SYSTEM
 from lmcache_backend_local_disk.cli.command import disk
 from lmcache_backend_local_disk.disk import Disk
 from lmcache_core.api import Capability
@@ -24,12 +27,13 @@ from tests.engine.test_pins import MEMORY, ask
 from tests.engine.test_storage_tier import LONG, below, flood, settle
 
 CHUNKS = 12
+SYNC = Disk.sync
 
 
 @pytest.fixture(autouse=True)
 def _syncs(monkeypatch):
-    """A sync waits for all that the machine writes; what it is good for the plugin's tests show."""
-    monkeypatch.setattr(Disk, "sync", lambda _disk: None)
+    """The first one waits for all that the machine writes; what it does the plugin's tests show."""
+    monkeypatch.setattr(Disk, "sync", lambda *_, **__: None)
 
 
 @pytest.fixture
@@ -106,6 +110,27 @@ def test_what_is_pinned_stays_through_a_flood_that_starts_at_once(pinned):
         assert report(rig).state is PinState.ACTIVE
         assert rig.hit(LONG) == len(LONG)
         assert below(rig).pinned_bytes == 4 * FRAME_BYTES
+
+
+def test_the_time_of_a_pin_goes_on_where_no_controller_is_configured(folder):
+    with engine(folder) as rig:
+        rig.serve(LONG)
+        settle(rig)
+        pin(rig, ttl_seconds=60)
+    with engine(folder) as rig:
+        assert report(rig).state is PinState.ACTIVE
+        assert not rig.config.enable_controller
+    with engine(folder) as rig:
+        pin(rig, version=2, ttl_seconds=0.05)
+        deadline = time.monotonic() + 20
+        while report(rig) is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        flood(rig, chunks=40)
+        settle(rig)
+        assert below(rig).pinned_bytes == 0
+    with engine(folder) as rig:
+        assert report(rig) is None
 
 
 def test_what_is_above_a_lower_limit_goes_and_what_is_pinned_stays(pinned):
@@ -289,6 +314,35 @@ def test_a_reservation_in_a_durable_tier_is_active_once_it_is_synced(folder, mon
         assert held.state is PinState.PENDING
         assert "durable" in held.reason
         go.set()
+        assert report(rig).state is PinState.ACTIVE
+
+
+def test_a_chunk_whose_sync_has_failed_is_not_said_to_be_held(folder, monkeypatch):
+    """However often it is synced afterwards: the kernel tells once that its pages were lost."""
+    failing, fsync = [errno.EIO], SYSTEM.fsync
+
+    def fail_one_chunk(fd):
+        path = Path(f"/proc/self/fd/{fd}").readlink()
+        if failing and path.is_file() and not is_record(bytes.fromhex(path.name)):
+            raise OSError(failing.pop(), "planted")
+        fsync(fd)
+
+    monkeypatch.setattr(Disk, "sync", SYNC)
+    monkeypatch.setattr(SYSTEM, "syncfs", lambda _fd: None)
+    monkeypatch.setattr(SYSTEM, "fsync", fail_one_chunk)
+    monkeypatch.setattr(records, "RETRY_SECONDS", 0.01)
+    with engine(folder) as rig:
+        rig.engine.tiers.storage[0]._calls.sync()
+        rig.serve(LONG)
+        settle(rig)
+        held = pin(rig)
+        assert failing == []
+        assert held.state is PinState.DEGRADED
+        assert held.tokens_pinned < len(LONG)
+    with engine(folder) as rig:
+        assert report(rig).state is PinState.DEGRADED
+        rig.serve(LONG)
+        settle(rig)
         assert report(rig).state is PinState.ACTIVE
 
 

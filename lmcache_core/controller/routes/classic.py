@@ -24,7 +24,7 @@ from lmcache_core.controller.selection import Selection
 from lmcache_core.errors import UnknownNameError
 
 WAITS = responses(400, 404, 409, 413, 422, 429, 503, 504, 507)
-ASKS = responses(400, 404, 413, 422)
+ASKS = responses(400, 404, 413, 422, 503, 504)
 
 
 class ClassicRoutes(Controller):

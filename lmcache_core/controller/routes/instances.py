@@ -71,12 +71,13 @@ class InstanceRoutes(Controller):
         return _view(plane, plane.directory.get(instance_id))
 
     @post("/{instance_id:str}/adopt", status_code=202, responses=responses(404, 503))
-    async def adopt_instance(self, plane: ControlPlane, instance_id: str) -> InstanceView:
-        """Take over the pins of an engine whose pins are in another ledger."""
-        engine = plane.directory.live_members(instance_id)[0]
-        if not await plane.reception.adopt(engine):
-            raise EngineAwayError(instance_id, "cannot be sent to")
-        return _view(plane, engine)
+    async def adopt_instance(self, plane: ControlPlane, instance_id: str) -> InstanceList:
+        """Take over the pins of an engine, or of a server's ranks, that are in another ledger."""
+        engines = plane.directory.live_members(instance_id)
+        for engine in engines:
+            if not await plane.reception.adopt(engine):
+                raise EngineAwayError(engine.instance_id, "cannot be sent to")
+        return InstanceList([_view(plane, engine) for engine in engines])
 
 
 def _view(plane: ControlPlane, engine: EngineRecord) -> InstanceView:

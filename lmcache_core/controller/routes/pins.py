@@ -164,7 +164,7 @@ class PinRoutes(Controller):
 
     @patch(
         "/{pin_id:str}",
-        responses=responses(400, 404, 412, 413, 422, 429, 503, 504, 507),
+        responses=responses(400, 404, 409, 412, 413, 422, 429, 503, 504, 507),
     )
     async def patch_pin(
         self, plane: ControlPlane, pin_id: str, data: PinPatch, if_match: IfMatch = None
@@ -228,10 +228,17 @@ class PinRoutes(Controller):
     @delete(
         "/{pin_id:str}",
         status_code=200,
-        responses=responses(404, 412, 422),
+        responses=responses(400, 404, 412, 422, 503, 504),
     )
     async def delete_pin(
-        self, plane: ControlPlane, pin_id: str, if_match: IfMatch = None
+        self,
+        plane: ControlPlane,
+        pin_id: str,
+        if_match: IfMatch = None,
+        timeout_s: Annotated[
+            float | None,
+            Parameter(gt=0, le=300, description="Deadline of this request in seconds."),
+        ] = None,
     ) -> Response[PinView]:
         """Release a pin.
 
@@ -241,7 +248,7 @@ class PinRoutes(Controller):
         with plane.jobs.track("DeletePin") as job:
             job.pin_id = pin_id
             released = await plane.keeper.release(
-                pin_id, plane.deadline(None), if_match=_version(if_match)
+                pin_id, plane.deadline(timeout_s), if_match=_version(if_match)
             )
             job.num_tokens = released.num_tokens
         return _answer(released.row, 202 if released.failures else 200)

@@ -32,6 +32,7 @@ from lmcache_core.engine.cache.engine import CacheEngine
 from lmcache_core.engine.control.commands import CommandRunner
 from lmcache_core.engine.control.event_feed import EventFeed
 from lmcache_core.engine.control.held_replies import HeldReplies
+from lmcache_core.engine.control.pin_expiry import PinExpiry
 from lmcache_core.engine.control.progress import ProgressTeller
 from lmcache_core.engine.control.request_pins import RequestPins
 from lmcache_core.engine.control.roll import Roll
@@ -107,6 +108,7 @@ class ControlAgent:
         self._roll = Roll(engine.tiers, link.send, instance_id, self._incarnation)
         self._feed = EventFeed(engine.tiers, link.send, instance_id, self._incarnation)
         self._feeds = False
+        self._expiry = PinExpiry(engine.tiers)
         self._waiting: list[Waiting] = []
         tiers = engine.tiers
         self._held = HeldReplies(tiers, tiers.keeping, link.wake) if tiers.keeping.keeps else None
@@ -177,7 +179,7 @@ class ControlAgent:
         self._tell_of_restored()
         if self._request_pins is not None and self._request_pins.settle():
             self._next_heartbeat = min(self._next_heartbeat, now + PINS_TOLD_SECONDS)
-        self._expire_pins()
+        self._expiry.look()
         if self._engine.tiers.namespace is not self._namespace:
             # The weights' epoch was raised: the controller computes keys too.
             self._leave()
@@ -345,18 +347,6 @@ class ControlAgent:
     def _note_untold(self, reports: Sequence[PinReport]) -> None:
         with self._engine.tiers.lock:
             self._engine.tiers.pins.note_untold(report.pin_id for report in reports)
-
-    def _expire_pins(self) -> None:
-        # Whether or not a controller is there: it must not come back to a pin
-        # whose time is up.
-        tiers = self._engine.tiers
-        while True:
-            with tiers.lock:
-                if not tiers.pins.alarmed:
-                    return
-                ended = tiers.pins.expire()
-            for pin_id in ended:
-                log.info("pin.expired", pin_id=pin_id)
 
     def _take_changed(self) -> list[PinReport]:
         tiers = self._engine.tiers

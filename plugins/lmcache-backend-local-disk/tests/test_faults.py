@@ -122,6 +122,35 @@ def test_whichever_call_of_another_method_fails_it_is_said_and_accounted(make_di
     assert fault == "short" or expected[what] in hit
 
 
+@pytest.mark.parametrize("fault", ERRORS, ids=fault_name)
+def test_whichever_call_of_a_sync_fails_it_is_said_and_what_is_lost_is_gone(make_disk, fault):
+    disk = make_disk(calls=FailingCalls())
+    (one,) = disk.backend._disks
+    one.syncing.at_once = 1  # Or else the order of the calls is the kernel's.
+    disk.backend.sync(Deadline(30))
+    hit = set()
+
+    def change():
+        for number in range(6):
+            assert disk.put(number, SIZE) in (PutStatus.STORED, PutStatus.PRESENT)
+        assert disk.remove(5)
+
+    change()
+    for call, _, said in each_call(disk, fault, lambda: disk.backend.sync(Deadline(30))):
+        hit.add(call)
+        assert (said is None) == (call == "close")
+        assert said is None or os.strerror(fault) in said
+        disk.assert_exact()
+        for number in range(5):
+            there = disk.get(number, SIZE)
+            assert there == (bytes(sample_frame(number, SIZE)) if disk.stat(number) else None)
+        disk.backend.sync(Deadline(30))
+        for number in range(5):
+            disk.remove(number)
+        change()
+    assert hit == {"open", "fsync", "close"}
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=fault_name)
 def test_whichever_call_of_a_start_fails_the_next_start_works(make_disk, fault):
     disk = make_disk(durability="always")

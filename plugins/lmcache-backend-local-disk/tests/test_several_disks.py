@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from lmcache_backend_local_disk import health
+from lmcache_backend_local_disk.calls import SYSTEM
 from lmcache_core.api import Deadline, PutStatus
-from lmcache_core.errors import BackendError
+from lmcache_core.errors import BackendError, DeadlineExceededError
 from lmcache_core.testing.material import sample_frame, sample_key
 from tests.disk.calls_between import NAMES, CallsBetween
 
@@ -201,9 +203,53 @@ def test_the_name_of_the_store_is_that_of_all_its_disks_in_any_order(make_disk, 
 def test_a_sync_is_of_all_disks(disks):
     disks.backend.sync(Deadline(30))
     assert disks.metrics.totals["syncs"] == 3
+    for number in range(COUNT):
+        disks.put(number)
     disks.calls.below = disks.path.parent / "b"
     with pytest.raises(BackendError, match="syncing frames"):
         disks.backend.sync(Deadline(30))
+    disks.calls.below = None
+    lost = {sample_key(number) for number in range(COUNT) if not disks.stat(number)}
+    assert lost == set(disks.events.have_gone)
+    assert 0 < len(lost) < COUNT
+
+
+def test_disks_are_synced_at_the_same_time(disks, monkeypatch):
+    disks.backend.sync(Deadline(30))
+    for number in range(COUNT):
+        disks.put(number)
+    all_there = threading.Barrier(3)
+    first = {disk.folder.root: True for disk in disks.backend._disks}
+
+    def opened(path, flags, *mode, dir_fd=None):
+        if first.pop(dir_fd, False):
+            all_there.wait(30)
+        return SYSTEM.open(path, flags, *mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(disks.calls, "open", opened)
+    disks.backend.sync(Deadline(30))
+    assert first == {}
+
+
+def test_a_disk_that_never_answers_a_sync_is_waited_for_until_the_deadline(disks, monkeypatch):
+    disks.backend.sync(Deadline(30))
+    for number in range(COUNT):
+        disks.put(number)
+    may = threading.Event()
+    stuck = list(disks.backend._disks)[1].folder.root
+
+    def opened(path, flags, *mode, dir_fd=None):
+        if dir_fd == stuck:
+            assert may.wait(30)
+        return SYSTEM.open(path, flags, *mode, dir_fd=dir_fd)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disks.calls, "open", opened)
+        with pytest.raises(DeadlineExceededError, match="sync"):
+            disks.backend.sync(Deadline(0.2))
+        may.set()
+        disks.backend.sync(Deadline(30))
+    assert all(disk.synced for disk in disks.backend._disks)
 
 
 def test_one_folder_named_twice_is_one(make_disk, tmp_path):

@@ -20,6 +20,7 @@ from lmcache_backend_local_disk.ordering import Found
 from lmcache_backend_local_disk.routine import Routine
 from lmcache_backend_local_disk.scrub import Scrub
 from lmcache_backend_local_disk.shard import LONGEST
+from lmcache_backend_local_disk.together import together
 from lmcache_core.api import (
     BackendContext,
     Deadline,
@@ -27,6 +28,7 @@ from lmcache_core.api import (
     StorageBackend,
     StoreUsage,
 )
+from lmcache_core.errors import DeadlineExceededError
 from lmcache_core.keys import Key
 from lmcache_core.log import get_logger
 
@@ -34,6 +36,9 @@ log = get_logger(__name__)
 
 SNAPSHOT_SECONDS = 600.0
 """Between two snapshots of the index, so that a killed process leaves one."""
+
+SYNC_SECONDS = 60.0
+"""How long a sync may take that nobody waits for."""
 
 SCRUB_AFTER_SECONDS = 300.0
 """A start has better things to do than to verify what nobody has asked for."""
@@ -206,12 +211,14 @@ class LocalDiskBackend(StorageBackend):
         Raises:
             BackendError: A disk does not say so.
         """
-        for disk in self._disks:
-            deadline.check("syncing a disk")
-            try:
-                disk.sync()
-            except OSError as error:
-                raise self._disks.failed(disk, "syncing frames", error) from error
+        idle = [disk for disk in self._disks if disk.synced]
+        busy = [disk for disk in self._disks if disk not in idle]
+        # The idle ones have no thread: at most a sync that is under way has to be waited for.
+        parts = [busy[:1] + idle, *([disk] for disk in busy[1:])]
+        tasks = [partial(self._sync, part, deadline) for part in parts]
+        for raised in together("sync", tasks, deadline):
+            if raised is not None:
+                raise raised
 
     def scan(self) -> Iterator[tuple[Key, int]]:
         """Yield every frame, those used longest ago first.
@@ -291,12 +298,19 @@ class LocalDiskBackend(StorageBackend):
             disk.snapshot.write()
         return SNAPSHOT_SECONDS
 
+    def _sync(self, disks: Sequence[Disk], deadline: Deadline) -> None:
+        for disk in disks:
+            try:
+                disk.sync(deadline)
+            except OSError as error:
+                raise self._disks.failed(disk, "syncing frames", error) from error
+
     def _sync_now(self) -> float:
         for disk in self._disks:
             try:
-                disk.sync()
-            except OSError as error:
-                log.warning("disk.sync_failed", path=str(disk.folder.path), error=error.strerror)
+                disk.sync(Deadline(SYNC_SECONDS), behind=True)
+            except (OSError, DeadlineExceededError) as error:
+                log.warning("disk.sync_failed", path=str(disk.folder.path), error=str(error))
                 self._metrics.count("failures")
         return self._config.sync_interval
 

@@ -21,6 +21,7 @@ from lmcache_backend_local_disk.ordering import Found, in_order
 from lmcache_backend_local_disk.quarantine import Quarantine
 from lmcache_backend_local_disk.shard import PAUSE_SECONDS, Shard
 from lmcache_backend_local_disk.snapshot_file import SnapshotFile
+from lmcache_backend_local_disk.syncing import Syncing
 from lmcache_backend_local_disk.writing import Writing
 from lmcache_core.api import BackendContext, Deadline, PutStatus
 from lmcache_core.errors import BackendError
@@ -57,6 +58,7 @@ class Disk:
         health: Whether it works.
         shards: Its frames, by the first byte of the key.
         snapshot: What is written down of them for the next start.
+        syncing: Syncs what was changed here.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Disk:
         self.health = Health(path, context.clock)
         self._calls = calls
         self._metrics = context.metrics
+        self._events = context.events
+        self.syncing = Syncing(self.folder, self._lose)
         self._files = FrameFiles(calls, direct=config.direct_io)
         self._floor = int(config.min_free_space * GIB)
         self._quarantine = Quarantine(self.folder, int(config.quarantine_size * GIB))
@@ -145,6 +149,8 @@ class Disk:
                 self._write(writing, frame)
                 if not self._always:
                     self._name(writing)
+                    if writing.outcome is PutStatus.STORED:
+                        self.folder.unsynced.wrote(self.shards[key[0]].place, key)
             if self._always:
                 # What is there may be another thread's, on its way to be durable.
                 doubtful = [one for one in writings if one.key in self._named]
@@ -197,7 +203,7 @@ class Disk:
         with shard.lock:
             if shard.length(key) is None:
                 return False
-            removed = remove_if_there(self._calls, self.folder.root, shard.path(key))
+            removed = self._unlink(shard, key)
             shard.discard(key)
             return removed
 
@@ -209,11 +215,25 @@ class Disk:
                 return False
             taken = self._quarantine.take(shard.path(key), reason)
             shard.discard(key)
+            self.folder.unsynced.removed(shard.place, key)
             return taken
 
-    def sync(self) -> None:
-        """Return once all that was put here survives a loss of power."""
-        self._calls.syncfs(self.folder.root)
+    @property
+    def synced(self) -> bool:
+        """Whether a sync has nothing to do."""
+        return self.folder.unsynced.nothing
+
+    def sync(self, deadline: Deadline, *, behind: bool = False) -> None:
+        """Return once all that was put and removed here survives a loss of power.
+
+        Args:
+            deadline: Until when.
+            behind: Whether nobody waits for it; see ``Syncing.sync``.
+
+        Raises:
+            DeadlineExceededError: It takes longer.
+        """
+        self.syncing.sync(deadline, behind=behind)
         self._metrics.count("syncs")
 
     def found(self) -> Iterator[list[Found]]:
@@ -259,7 +279,7 @@ class Disk:
             shard = self.shards[key[0]]
             with shard.lock, suppress(OSError):  # Found again by the next scrub.
                 if shard.length(key) is None:
-                    remove_if_there(self._calls, self.folder.root, shard.path(key))
+                    self._unlink(shard, key)
 
     def _write(self, writing: Writing, frame: memoryview) -> None:
         """Write a frame aside, unless it is there."""
@@ -345,6 +365,21 @@ class Disk:
             return
         with suppress(OSError):
             self.remove(writing.key)
+
+    def _unlink(self, shard: Shard, key: Key) -> bool:
+        """Remove a frame's file; the shard's lock is held."""
+        removed = remove_if_there(self._calls, self.folder.root, shard.path(key))
+        self.folder.unsynced.removed(shard.place, key)
+        return removed
+
+    def _lose(self, key: Key) -> None:
+        """Remove a file of which it is not known whether it is on the disk."""
+        log.warning("disk.frame_lost", path=str(self.folder.path), key=key.hex())
+        try:
+            self.remove(key)
+        except OSError:
+            self.give_up(key)
+        self._events.gone([key])
 
     def _drop(self, writing: Writing) -> None:
         """Let go of what a writing still has."""

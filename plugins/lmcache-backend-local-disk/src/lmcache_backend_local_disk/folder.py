@@ -14,6 +14,7 @@ from lmcache_backend_local_disk.calls import SystemCalls
 from lmcache_backend_local_disk.frame_file import remove_if_there
 from lmcache_backend_local_disk.identity import FORMAT, Identity
 from lmcache_backend_local_disk.names import SHARDS
+from lmcache_backend_local_disk.unsynced import Unsynced
 from lmcache_core.errors import BackendError
 from lmcache_core.log import get_logger
 
@@ -44,6 +45,9 @@ class Folder:
         path: Where it is; made where it is not there.
         calls: The system's calls.
         durable: Whether what is made of it is to survive a loss of power.
+
+    Attributes:
+        unsynced: What would not survive a loss of power.
     """
 
     def __init__(self, path: Path, calls: SystemCalls, *, durable: bool = False) -> None:
@@ -52,6 +56,7 @@ class Folder:
         self.root = -1
         self.store_id = ""
         self.unfinished = 0
+        self.unsynced = Unsynced()
         self._durable = durable
         self._lock = -1
 
@@ -103,6 +108,8 @@ class Folder:
                 self.calls.mkdir(name, 0o700, dir_fd=self.root)
         if self._durable:
             self.calls.syncfs(self.root)
+        else:
+            self.unsynced.anything()
 
     @contextmanager
     def sub_folder(self, name: str) -> Iterator[int]:
