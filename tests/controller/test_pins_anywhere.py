@@ -25,8 +25,8 @@ NAME = "anywhere"
 
 @pytest.fixture(autouse=True)
 def _syncs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sync waits for all that the machine writes; what it is good for the plugin's tests show."""
-    monkeypatch.setattr(Disk, "sync", lambda _disk: None)
+    """The first one waits for all that the machine writes; what it does the plugin's tests show."""
+    monkeypatch.setattr(Disk, "sync", lambda *_, **__: None)
 
 
 @contextlib.contextmanager

@@ -31,8 +31,8 @@ TAIL = list(range(CHUNK_TOKENS + 6))
 
 @pytest.fixture(autouse=True)
 def _syncs(monkeypatch):
-    """A sync waits for all that the machine writes; what it is good for the plugin's tests show."""
-    monkeypatch.setattr(Disk, "sync", lambda _disk: None)
+    """The first one waits for all that the machine writes; what it does the plugin's tests show."""
+    monkeypatch.setattr(Disk, "sync", lambda *_, **__: None)
 
 
 class Engine:
