@@ -51,7 +51,8 @@ class PinRequest(msgspec.Struct, frozen=True, kw_only=True):
         pin_id: The pin's name, unique in a ledger.
         version: Raised by each change; a lower one never beats a higher one.
         owner: Who asked, for quotas and visibility.
-        location: Name of the tier whose bytes stay.
+        location: Name of the tier whose bytes stay; ``any`` where the last
+            copy stays in whichever tier has it.
         tokens: Token ids as little-endian uint32.
         scope: What the request that computed them varied by.
         ttl_seconds: Seconds left, or None for no end.
@@ -131,6 +132,9 @@ class PinReport(msgspec.Struct, frozen=True, kw_only=True):
 
 class PinCost(msgspec.Struct, frozen=True, kw_only=True):
     """What a pin would take of one tier of an engine, and of its owner's quota.
+
+    Where its location is ``any`` it is that of the tier which is short of room,
+    or of all that it would take some of.
 
     Attributes:
         cached_tokens: Length of the prefix that is cached.

@@ -34,7 +34,11 @@ ON_MISSING = ("partial", "reserve", "fail")
     multiple=True,
     help="A model's name: in every instance that serves it, now or later; repeatable.",
 )
-@click.option("--location", required=True, help="In which tier, for example LocalCPUBackend.")
+@click.option(
+    "--location",
+    required=True,
+    help="In which tier, for example LocalCPUBackend, or any: the last copy stays.",
+)
 @prompt_options
 @click.option(
     "--ttl", metavar="TIME", callback=duration, help="How long, for example 90, 5m, 2h or 7d."
@@ -131,7 +135,7 @@ def unpin(
 @click.argument("name", required=False)
 @click.option("--owner", help="Only this owner's.")
 @click.option("--instance", help="Only those in this instance.")
-@click.option("--location", help="Only those in this tier.")
+@click.option("--location", help="Only those in this tier, or in any.")
 @click.option("--namespace", help="Only those in instances that serve this model.")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @click.option(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from lmcache_core.config.engine import EngineConfig, SerdeConfig, TierConfig, TierRules
+from lmcache_core.config.engine import ANYWHERE, EngineConfig, SerdeConfig, TierConfig, TierRules
 from lmcache_core.config.plugin import plugin_section
 from lmcache_core.config.resolve import Resolved, load_engine_config
 from lmcache_core.config.schema import engine_schema
 from lmcache_core.config.tier_entry import read_entry
 
 __all__ = [
+    "ANYWHERE",
     "EngineConfig",
     "Resolved",
     "SerdeConfig",

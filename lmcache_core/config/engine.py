@@ -14,6 +14,9 @@ DEFAULT_MEMORY_BYTES = 5 * GIB
 DEFAULT_CONTROLLER_URL = "tcp://localhost:9001"
 DEFAULT_INSTANCE_ID = "lmcache_default_instance"
 
+ANYWHERE = "any"
+"""What no tier may be called: as the location of a pin it means all tiers together."""
+
 
 class SerdeConfig(msgspec.Struct, frozen=True):
     """One serde of a tier's chain.

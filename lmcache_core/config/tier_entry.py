@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import inspect
 
-from lmcache_core.config.engine import GIB, SerdeConfig, TierConfig, TierRules
+from lmcache_core.config.engine import ANYWHERE, GIB, SerdeConfig, TierConfig, TierRules
 from lmcache_core.config.section import AdmitEntry, StorageEntry
 from lmcache_core.config.suggest import nearest
 from lmcache_core.config.values import field_kinds, read_value
@@ -40,6 +40,12 @@ def read_entry(entry: Mapping[str, Any], where: str, *, memory: bool) -> TierCon
         message = (
             f"{where} does not say which backend; write backend: NAME, and see "
             "`lmcache plugins` for the names"
+        )
+        raise ValueError(message)
+    if read["backend"] == ANYWHERE:
+        message = (
+            f"{where}.backend is {ANYWHERE!r}, which no tier may be called: as the location of a "
+            "pin it means all tiers together; give the backend another name"
         )
         raise ValueError(message)
     foreign = next((key for key in BELOW if memory and key in entry), None)

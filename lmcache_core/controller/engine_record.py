@@ -9,6 +9,7 @@ import msgspec
 
 from lmcache_core.api.messages import Register, TierStatus
 from lmcache_core.api.transport import Peer
+from lmcache_core.config import ANYWHERE
 from lmcache_core.errors import UnknownNameError
 from lmcache_core.keys import Namespace
 
@@ -101,15 +102,31 @@ class EngineRecord:
         """Names of its tiers, from the top."""
         return tuple(tier.location for tier in self.tiers)
 
+    @property
+    def pin_locations(self) -> tuple[str, ...]:
+        """Where pins may be: in each of its tiers, or in all of them together."""
+        return (*self.locations, ANYWHERE)
+
     def check_location(self, location: str) -> None:
         """Make sure it has a tier of a name.
 
         Raises:
             UnknownNameError: It has not.
         """
-        if location not in self.locations:
+        self._check(location, self.locations)
+
+    def check_pin_location(self, location: str) -> None:
+        """Make sure that pins may be in a location of it.
+
+        Raises:
+            UnknownNameError: They may not.
+        """
+        self._check(location, self.pin_locations)
+
+    def _check(self, location: str, known: tuple[str, ...]) -> None:
+        if location not in known:
             kind = f"location of instance {self.instance_id!r}"
-            raise UnknownNameError(kind, location, self.locations)
+            raise UnknownNameError(kind, location, known)
 
 
 def _sane(seconds: float) -> float:

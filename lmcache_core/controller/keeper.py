@@ -189,15 +189,15 @@ class PinKeeper:
         engines: dict[str, EngineRecord] = {}
         for place in content.places:
             engine = self._directory.get(place.instance_id)
-            engine.check_location(place.location)
+            engine.check_pin_location(place.location)
             engines[place.instance_id] = engine
         for engine in engines.values():
             self._directory.live_members(engine.instance_id)
         for wanted in content.namespaces:
             serving = self._directory.serving(wanted.identity)
-            having = [engine for engine in serving if wanted.location in engine.locations]
+            having = [engine for engine in serving if wanted.location in engine.pin_locations]
             if serving and not having:
-                serving[0].check_location(wanted.location)
+                serving[0].check_pin_location(wanted.location)
             engines |= {e.instance_id: e for e in having if e.instance_id not in engines}
         return engines
 

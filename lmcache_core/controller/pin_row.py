@@ -22,7 +22,7 @@ class Place(msgspec.Struct, frozen=True, order=True):
 
     Attributes:
         instance_id: The engine.
-        location: One of its tiers.
+        location: One of its tiers, or ``any`` for all of them together.
     """
 
     instance_id: str
@@ -34,7 +34,8 @@ class NamespacePlace(msgspec.Struct, frozen=True, order=True):
 
     Attributes:
         identity: Identity of the namespace, see ``namespace_identity``.
-        location: One of its instances' tiers; who has none of that name is left out.
+        location: One of its instances' tiers, or ``any``; who has none of that name is
+            left out.
     """
 
     identity: bytes
@@ -96,7 +97,7 @@ class PlaceState(msgspec.Struct, kw_only=True):
     """What one engine is known to hold of a pin.
 
     Attributes:
-        location: The tier.
+        location: The tier, or ``any``.
         identity: Identity of the namespace the pin was made in.
         state: How much of it holds there.
         tokens_pinned: Length of the prefix whose bytes stay.

@@ -107,7 +107,7 @@ def _reason(content: PinContent, cost: PinCost) -> str:
     if content.on_missing is OnMissing.FAIL and cost.cached_tokens < content.num_tokens:
         return f"only {cost.cached_tokens} of {content.num_tokens} tokens are cached"
     if not cost.fits_tier:
-        return "pins of this tier would take more than they may"
+        return "pins there would take more than they may"
     if not cost.fits_owner:
         return f"pins of {content.owner!r} would take more than the owner's quota"
     return ""

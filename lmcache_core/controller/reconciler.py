@@ -50,7 +50,7 @@ class Reconciler:
         """An engine is welcomed and will name its pins; nothing is asked of it before."""
         name = engine.instance_id
         self._ledger.lose(name, "the engine has restarted or lost it")
-        self._ledger.join(name, engine.identity, engine.locations)
+        self._ledger.join(name, engine.identity, engine.pin_locations)
         self._naming[name] = _silence(engine)
 
     def take(self, engine: EngineRecord, message: Held) -> None:

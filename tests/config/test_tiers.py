@@ -165,6 +165,7 @@ def test_saying_both_is_an_error_that_says_so(flat: dict[str, Any]) -> None:
         ([{"backend": "A", "max_size": "5 GB"}], "storage[0].max_size is '5 GB'"),
         ([{"backend": "A", "max_size": 1}, {"backend": "B", "max_size": 0}], "storage[1].max_size"),
         ([{"backend": "A", "max_size": 1}, {"backend": "A"}], "names 'A' twice"),
+        ([A, {"backend": "any"}], "storage[1].backend is 'any', which no tier may be called"),
         ([{"backend": "A", "max_size": 1, "serde": "zstd"}], "is the memory tier; serde"),
         ([{"backend": "A", "max_size": 1}, {"backend": "B", "serde": 7}], "storage[1].serde is 7"),
         ([{"backend": "A", "max_size": 1, "admit": {}}], "is the memory tier; admit is for"),

@@ -147,7 +147,8 @@ def test_an_unknown_location_is_404_and_names_the_instances(
             path, instance_id=peer.instance_id, location="LocalGPUBackend", tokens=[1]
         )
         assert answer.status_code == 404
-        assert answer.json()["available"] == [MEMORY, DISK]
+        known = [MEMORY, DISK] if path == "/clear" else [MEMORY, DISK, "any"]
+        assert answer.json()["available"] == known
     assert not peer.commands
 
 

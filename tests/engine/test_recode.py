@@ -246,14 +246,15 @@ def test_where_a_chain_authenticates_only_its_own_forms_are_written(store):
         assert rig.serve(LONG) == len(LONG) - 1
 
 
-def test_what_is_pinned_stays_pinned_and_is_counted_to_the_byte(store):
+@pytest.mark.parametrize("location", ["dict", "any"])
+def test_what_is_pinned_stays_pinned_and_is_counted_to_the_byte(store, location):
     # A store that is not durable, which keeps nothing of the pin itself.
     with rig_over(store, capabilities=WRITABLE & ~Capability.DURABLE) as rig:
         rig.serve(LONG)
         settle(rig)
         pins = rig.engine.tiers.pins
         with rig.engine.tiers.lock:
-            assert pins.pin(ask(LONG, location="dict", pin_id="p")).tokens_pinned == len(LONG)
+            assert pins.pin(ask(LONG, location=location, pin_id="p")).tokens_pinned == len(LONG)
             pins.take_changed()
         recode = Asker(rig)
         assert recode("zlib").num_tokens == len(LONG)

@@ -17,11 +17,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from lmcache_core.api import Capability
 from lmcache_core.api.connector import KVGroup
 from lmcache_core.api.pins import OnMissing
-from lmcache_core.config import TierRules
+from lmcache_core.config import ANYWHERE, TierRules
 from lmcache_core.errors import CapacityError
 from lmcache_core.keys import Scope
 from lmcache_core.testing import DictBackend, DictConfig
 from tests.engine.hybrid_rig import HybridRig, windows
+from tests.engine.marks import marking, marks_are_pins, most_pinned
 from tests.engine.rig import BLOCK_TOKENS, CHUNK_TOKENS, Rig, storage_spec
 from tests.engine.serdes import SIGNED, ZLIB, chain
 from tests.engine.test_pins import MEMORY, ask
@@ -55,6 +56,7 @@ class CacheMachine(RuleBasedStateMachine):
     """Host memory alone; short chunks take less than whole ones."""
 
     make_rig = staticmethod(lambda: Rig(chunks=6, staging_chunks=2, block_bytes=4096))
+    together: tuple[str, ...] = (ANYWHERE,)
 
     def __init__(self):
         super().__init__()
@@ -93,11 +95,12 @@ class CacheMachine(RuleBasedStateMachine):
         scope=st.integers(0, 1),
         pin_id=st.sampled_from("abc"),
         on_missing=st.sampled_from([OnMissing.PARTIAL, OnMissing.RESERVE]),
-        location=st.integers(0, 2),
+        location=st.integers(0, 3),
     )
     def pin(self, tokens, scope, pin_id, on_missing, location):
         version = self.pinned[pin_id][2] + 1 if pin_id in self.pinned else self.next_version()
-        pins, locations = self.rig.engine.tiers.pins, self.rig.engine.tiers.locations
+        pins = self.rig.engine.tiers.pins
+        locations = (*self.rig.engine.tiers.locations, *self.together)
         request = ask(
             tokens,
             pin_id,
@@ -146,14 +149,13 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def pinned_tokens_are_found(self):
         tiers = self.rig.engine.tiers
-        for pin_id, (tokens, scope, _) in self.pinned.items():
-            report = tiers.pins.report(pin_id)
-            location = report_location(tiers, pin_id)
-            found = tiers.covered(ask(tokens).tokens, SCOPES[scope])[location]
-            assert report.tokens_pinned <= found
-            residents = tiers.tier(location).residents
-            for cover in tiers.pins._pins[pin_id].covers.values():
-                assert pin_id in residents.marks(cover.key)
+        with tiers.lock:
+            for pin_id in self.pinned:
+                pin = tiers.pins._pins[pin_id]
+                assert tiers.pins.report(pin_id).tokens_pinned <= most_pinned(tiers, pin)
+                for number in pin.covers:
+                    assert len(marking(tiers, pin, number)) == 1
+            marks_are_pins(tiers)
 
     @invariant()
     def bounds_hold(self):
@@ -196,11 +198,6 @@ class CacheMachine(RuleBasedStateMachine):
         return self.versions
 
 
-def report_location(tiers, pin_id):
-    ((request, _),) = tiers.pins.held([pin_id])
-    return request.location
-
-
 class TwoTierMachine(CacheMachine):
     """A store below that is too small for everything, and staging that is used."""
 
@@ -229,6 +226,8 @@ class TwoTierMachine(CacheMachine):
 
 class HybridMachine(TwoTierMachine):
     """Groups of unlike blocks and windows, over two tiers."""
+
+    together = ()
 
     @staticmethod
     def make_rig():

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from lmcache_core.engine.cache.engine import CacheEngine
 from lmcache_core.engine.frames.record import is_records_of
-from lmcache_core.keys import EMPTY_SCOPE, tokens_to_bytes
+from lmcache_core.keys import tokens_to_bytes
+from tests.engine.marks import marking, marks_are_pins, most_pinned
 from tests.pins.model import Model
 from tests.pins.world import DISK, FRAME_BYTES, INSTANCE, MEMORY, World
 
@@ -66,25 +67,41 @@ class Checks:
             pin = tiers.pins._pins[pin_id]
             assert pin.due is None or pin.due > self.world.clocks.engine()
             report = tiers.pins.report(pin_id)
-            location = pin.request.location
-            there = tiers.covered(pin.request.tokens, EMPTY_SCOPE)[location]
-            assert report.tokens_pinned <= there
-            residents = tiers.tier(location).residents
-            for cover in pin.covers.values():
-                assert pin_id in residents.marks(cover.key)
-                assert location == MEMORY or self.files([cover.key.hex()])
+            assert report.tokens_pinned <= most_pinned(tiers, pin)
+            for number, cover in pin.covers.items():
+                (tier,) = marking(tiers, pin, number)
+                assert tier.name == MEMORY or self.files([cover.key.hex()])
             known = self.model.living.get(pin_id)
             if known is not None and known.version == pin.request.version:
                 assert report.tokens_pinned >= known.floor
                 known.floor = report.tokens_pinned
-        for location in tiers.locations:
-            residents = tiers.tier(location).residents
-            marking = set().union(*(residents.marks(key) for key in residents))
-            assert marking <= set(tiers.pins.ids())
+        marks_are_pins(tiers)
         if self.world.connected:
             for pin_id, known in self.model.living.items():
                 ended = known.left(self.world.clocks.passed) <= 0  # Unless a hit is reported.
                 assert ended or not known.floor or pin_id in tiers.pins.ids()
+
+    def held_elsewhere(self, location: str) -> dict[str, int]:
+        """By pin that is in no one tier, the tokens from the first on that other tiers hold."""
+        held: dict[str, int] = {}
+        tiers = self.engine.tiers
+        for pin in tiers.pins._anywhere.pins.values():
+            tokens = 0
+            for number in range(len(pin.pieces)):
+                if number not in pin.covers:
+                    break
+                if any(tier.name == location for tier in marking(tiers, pin, number)):
+                    break
+                tokens += pin.covers[number].tokens
+            held[pin.request.pin_id] = tokens
+        return held
+
+    def disk_has_room_for_any(self) -> bool:
+        """Whether pins could hold all that the disk has of what pins in no one tier are for."""
+        residents = self.engine.tiers.tier(DISK).residents
+        pins = self.engine.tiers.pins._anywhere.pins.values()
+        wanted = {key for pin in pins for key in pin.pieces.keys if key in residents}
+        return residents.may_pin(sum(map(residents.unmarked_size, wanted)))
 
     def bounds_hold(self) -> None:
         tiers = self.engine.tiers
@@ -96,10 +113,11 @@ class Checks:
             assert residents.reserved_bytes >= 0
             taken = residents.pinned_bytes + residents.reserved_bytes
             assert taken <= residents.capacity_bytes * 4 // 5
-        charged = dict.fromkeys(tiers.pins._charged, 0)
+        known = tiers.pins._quotas.charged
+        charged = dict.fromkeys(known, 0)
         for pin in tiers.pins._pins.values():
             charged[pin.request.owner] = charged.get(pin.request.owner, 0) + pin.charge
-        assert {owner: total for owner, total in charged.items() if total} == tiers.pins._charged
+        assert {owner: total for owner, total in charged.items() if total} == known
         assert all(total <= QUOTA_BYTES for total in charged.values())
 
     def disk_has_what_is_accounted_for(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import httpx
 
+from lmcache_core.config import ANYWHERE
 from lmcache_core.config.controller import ControllerConfig
 from lmcache_core.controller.app import create_app
 from lmcache_core.controller.ledger_file import Change, LedgerFile
@@ -27,6 +28,7 @@ from tests.pins.world import DISK, INSTANCE, MEMORY, installed
 CLIENTS = 4
 PINS_A_CLIENT = 3
 SETTLE_SECONDS = 15.0
+LOCATIONS = (DISK, DISK, MEMORY, ANYWHERE)
 LEDGER_POINTS = ("pending", "report", "release")
 
 
@@ -115,9 +117,7 @@ async def ask_for_pins(
         if rng.random() < 0.7:
             which = rng.randrange(PROMPTS)
             body = {
-                "placements": [
-                    {"instance_id": INSTANCE, "location": rng.choice((DISK, DISK, MEMORY))}
-                ],
+                "placements": [{"instance_id": INSTANCE, "location": rng.choice(LOCATIONS)}],
                 "tokens": prompt(which),
                 "ttl_s": rng.choice((None, None, 0.1, 0.5, 30)),
                 "on_missing": rng.choice(("partial", "reserve")),

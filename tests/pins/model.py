@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
+from lmcache_core.config import ANYWHERE
 from lmcache_core.controller.ends import ON_HIT_GRACE_SECONDS
 
 
@@ -16,7 +17,7 @@ class Pin:
     Attributes:
         version: As the ledger said.
         tokens: What it covers.
-        location: The tier.
+        location: The tier, or any.
         ttl: How long it lives, or None.
         since: When its time began.
         renews: Whether a hit starts its time anew.
@@ -91,10 +92,17 @@ class Model:
             if over:
                 del self.living[pin_id]
 
-    def lost(self, location: str) -> None:
-        """A tier has lost what was pinned there, or may have."""
-        for pin in self.living.values():
-            if pin.location == location:
+    def lost(self, location: str, elsewhere: Mapping[str, int]) -> None:
+        """A tier has lost what was pinned there, or may have.
+
+        Args:
+            location: The tier.
+            elsewhere: By pin that is in no one tier, the tokens that another tier holds.
+        """
+        for pin_id, pin in self.living.items():
+            if pin.location == ANYWHERE:
+                pin.floor = min(pin.floor, elsewhere.get(pin_id, 0))
+            elif pin.location == location:
                 pin.floor = 0
 
     def longest_known(self, tokens: tuple[int, ...]) -> int:

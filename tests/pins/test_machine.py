@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from lmcache_core.api.deadline import Deadline
 from lmcache_core.api.messages import ClearCommand, MoveCommand
 from lmcache_core.api.pins import OnMissing, Renew
+from lmcache_core.config import ANYWHERE
 from lmcache_core.controller.failures import EngineRefusedError
 from lmcache_core.controller.keeper import Amendment
 from lmcache_core.controller.pin_row import PinContent, PinRow, Place
@@ -33,7 +34,8 @@ from tests.pins.world import DISK, INSTANCE, MEMORY, World
 LENGTHS = (5, 16, 17, 31, 32, 47)
 MEMORY_FOLDER = Path("/dev/shm")
 
-locations = st.sampled_from([MEMORY, DISK])
+tiers = st.sampled_from([MEMORY, DISK])
+locations = st.sampled_from([MEMORY, DISK, ANYWHERE])
 pin_ids = st.sampled_from("abcd")
 rarely = st.integers(0, 4).map(lambda n: n == 4)
 ttls = st.none() | st.integers(1, 90).map(float)
@@ -155,6 +157,7 @@ class PinMachine(Checks, RuleBasedStateMachine):
             kept = self.world.run(keeper.put(pin_id, content, soon(), if_match=version))
         except EngineRefusedError:
             # What was there before is there again, under a version of its own.
+            self.model.may_be_renewed(self.world.clocks.passed)
             if old is not None:
                 row = self.world.controller.ledger.get(pin_id)
                 assert row.content.tokens == tokens_to_bytes(old.tokens)
@@ -189,9 +192,13 @@ class PinMachine(Checks, RuleBasedStateMachine):
             kept = self.world.run(self.world.controller.keeper.amend(pin_id, amendment, soon()))
         except EngineRefusedError:
             pin.version = self.model.raised(self.world.controller.ledger.get(pin_id).version)
+            self.model.may_be_renewed(self.world.clocks.passed)
             return
         self.model.living[pin_id] = self.as_made(kept.row, pin.tokens)
-        self.model.living[pin_id].floor = pin.floor
+        # An engine has let go of one whose time was up, whatever a hit that nobody has told of is
+        # waited for.
+        ended = pin.left(self.world.clocks.passed) <= 0
+        self.model.living[pin_id].floor = kept.num_tokens if ended else pin.floor
 
     @precondition(lambda self: self.world.controller)
     @rule(pin_id=pin_ids, crashes=rarely)
@@ -231,13 +238,14 @@ class PinMachine(Checks, RuleBasedStateMachine):
         assert reply.num_tokens <= self.model.longest_known(tokens)
 
     @precondition(connected)
-    @rule(location=locations, tokens=st.just(()) | prompts(), force=st.booleans())
+    @rule(location=tiers, tokens=st.just(()) | prompts(), force=st.booleans())
     def clear(self, location: str, tokens: tuple[int, ...], force: bool) -> None:
         asked = {"location": location, "tokens": tokens_to_bytes(tokens)}
+        elsewhere = self.held_elsewhere(location)
         reply = self.ask(ClearCommand, force=force, **asked)
         assert reply.error is None
         if force:
-            self.model.lost(location)
+            self.model.lost(location, elsewhere)
 
     def ask(self, kind, **fields):
         commands, directory = self.world.controller.commands, self.world.controller.directory
@@ -265,8 +273,7 @@ class PinMachine(Checks, RuleBasedStateMachine):
         if who == "neither":
             self.world.cut()
         if who in ("engine", "both"):
-            self.world.stop_engine(goodbye=orderly)
-            self.model.lost(MEMORY)
+            self.stop_engine(goodbye=orderly)
         if who in ("controller", "both"):
             self.world.stop_controller(orderly=orderly)
 
@@ -284,6 +291,11 @@ class PinMachine(Checks, RuleBasedStateMachine):
         # What the ledger asks an engine for begins anew.
         self.model.may_be_renewed(world.clocks.passed)
 
+    def stop_engine(self, *, goodbye: bool) -> None:
+        elsewhere = self.held_elsewhere(MEMORY) if self.disk_has_room_for_any() else {}
+        self.world.stop_engine(goodbye=goodbye)
+        self.model.lost(MEMORY, elsewhere)
+
     def start_controller(self) -> None:
         self.world.start_controller()
         self.model.heard_from = self.world.clocks.passed
@@ -297,9 +309,8 @@ class PinMachine(Checks, RuleBasedStateMachine):
     @precondition(connected)
     @rule(orderly=st.booleans(), passing=seconds)
     def restart_both(self, orderly: bool, passing: float) -> None:
-        self.world.stop_engine(goodbye=orderly)
+        self.stop_engine(goodbye=orderly)
         self.world.stop_controller(orderly=orderly)
-        self.model.lost(MEMORY)
         self.world.clocks.passed += passing
         self.start_controller()
         self.world.start_engine()

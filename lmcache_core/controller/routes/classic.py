@@ -217,7 +217,7 @@ async def _pin_to_release(plane: ControlPlane, data: bodies.UnpinBody, deadline:
         )
         raise FieldError(message)
     engine = plane.directory.members(data.instance_id)[0]
-    engine.check_location(data.location)
+    engine.check_pin_location(data.location)
     return classic_pin_id(
         data.owner,
         Place(data.instance_id, data.location),

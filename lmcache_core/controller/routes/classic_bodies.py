@@ -18,7 +18,7 @@ class PinBody(Prompted, frozen=True, kw_only=True):
     """Pin a token sequence in one instance; all but the first three fields are optional extras."""
 
     instance_id: fields.InstanceId
-    location: fields.Location
+    location: fields.PinLocation
     ttl_s: fields.TtlSeconds | None = None
     owner: fields.Owner = "default"
     on_missing: OnMissing = OnMissing.PARTIAL
@@ -32,7 +32,7 @@ class UnpinBody(Prompted, frozen=True, kw_only=True):
     pin_id: str | None = None
     event_id: str | None = None
     instance_id: fields.InstanceId | None = None
-    location: fields.Location | None = None
+    location: fields.PinLocation | None = None
     ttl_s: fields.TtlSeconds | None = None
     owner: fields.Owner = "default"
     on_missing: OnMissing = OnMissing.PARTIAL
@@ -44,7 +44,7 @@ class PinsBody(Body, frozen=True, kw_only=True):
     """List pins, all or those that match."""
 
     instance_id: fields.InstanceId | None = None
-    location: fields.Location | None = None
+    location: fields.PinLocation | None = None
     owner: fields.Owner | None = None
 
 

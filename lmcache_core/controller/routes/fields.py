@@ -23,6 +23,16 @@ Location = Annotated[
     Meta(min_length=1, max_length=256, description="Name of a tier, for example LocalCPUBackend."),
 ]
 
+PinLocation = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=256,
+        description="Name of a tier whose bytes are to stay, or any: the last copy stays, in "
+        "whichever tier.",
+    ),
+]
+
 Method = Annotated[
     str,
     Meta(

@@ -34,7 +34,7 @@ class WarmBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ) = None
     owner: fields.Owner | None = None
     instance_id: fields.InstanceId | None = None
-    location: fields.Location | None = None
+    location: fields.PinLocation | None = None
     namespace: (
         Annotated[
             str,

@@ -37,7 +37,7 @@ IfMatch = Annotated[
 class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a pin's bytes are to stay: in an instance, or in all that serve a model."""
 
-    location: fields.Location
+    location: fields.PinLocation
     instance_id: fields.InstanceId | None = None
     namespace: (
         Annotated[

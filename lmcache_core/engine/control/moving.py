@@ -147,11 +147,12 @@ class Move:
             yield piece
 
     def _refuse_pinned(self, pieces: Iterable[Piece]) -> None:
-        residents = self._source.residents
-        pins = set().union(*(residents.marks(piece.key) for piece in pieces))
+        source, target = self._source.name, self._target.name
+        stuck = self._tiers.pins.stuck
+        pins = set().union(*(stuck(source, piece.key, target) for piece in pieces))
         if pins:
             message = (
-                f"chunks of these tokens are pinned in {self._source.name} by "
+                f"chunks of these tokens are pinned in {source} by "
                 f"{', '.join(sorted(pins)[:3])}{' and others' if len(pins) > 3 else ''}; "
                 "release the pin, pin the new location, or copy with should_copy"
             )
@@ -216,7 +217,9 @@ class Move:
     def _finish(self, piece: Piece) -> None:
         """A chunk has come to the new tier, or will not; in the old one it may go."""
         self._under_way -= 1
-        if piece.key in self._target.residents:
+        if piece.key in self._target.residents and (
+            self._keeps or self._tiers.pins.let_leave(self._source.name, piece.key)
+        ):
             self._moved.add(piece.number)
             if not self._keeps and not self._source.residents.marked(piece.key):
                 self._source.drop([piece.key])

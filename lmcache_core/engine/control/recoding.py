@@ -99,5 +99,5 @@ class Recoding:
             self._saved_bytes += saved_bytes
             if outcome is Outcome.RECODED and residents.marked(key):
                 # Their reports say how many bytes they hold.
-                self._tiers.pins.note_untold(residents.marks(key))
+                self._tiers.pins.note_resized(self._tier.name, key)
         self._progressed()

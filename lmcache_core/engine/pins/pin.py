@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Sequence
 
 from lmcache_core.api.pins import OnMissing, PinReport, PinRequest, PinState
 from lmcache_core.engine.chunks.piece import Cover, Piece, Pieces
-from lmcache_core.keys import TOKEN_BYTES
+from lmcache_core.keys import TOKEN_BYTES, Key
 
 
 class Pin:
@@ -94,6 +94,11 @@ class Pin:
             and mine.owner == request.owner
             and self.tokens_pinned == self.tokens_asked
         )
+
+    def cover(self, number: int, key: Key) -> None:
+        """An entry covers the whole piece of a number."""
+        self.covers[number] = Cover(key, self.pieces.tokens(number))
+        self.lost.discard(number)
 
     def missing(self) -> list[Piece]:
         """Pieces that no entry covers whole."""

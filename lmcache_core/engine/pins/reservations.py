@@ -33,6 +33,10 @@ class Reservations:
         """Bytes that reserving these pieces would add."""
         return sum(self._piece_bytes(piece) for piece in pieces if piece.key not in self._charged)
 
+    def full_bytes(self, pieces: Iterable[Piece]) -> int:
+        """Bytes that these pieces take, whoever waits for them."""
+        return sum(self._piece_bytes(piece) for piece in pieces)
+
     def charged(self, piece: Piece) -> int:
         """Bytes that are kept for a piece."""
         return self._charged.get(piece.key, 0)

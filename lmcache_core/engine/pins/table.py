@@ -3,56 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
 
 import msgspec
 
 from lmcache_core.api.pins import OnMissing, PinCost, PinReport, PinRequest, Renew
+from lmcache_core.config import ANYWHERE
 from lmcache_core.engine.chunks.entry import Entry
-from lmcache_core.engine.chunks.piece import Cover, Piece, Pieces
-from lmcache_core.engine.chunks.residents import Residents
+from lmcache_core.engine.chunks.piece import Cover, Piece
 from lmcache_core.engine.pins.alarms import Alarms
+from lmcache_core.engine.pins.anywhere import MARKS, Anywhere
 from lmcache_core.engine.pins.keeping import PinKeeping
+from lmcache_core.engine.pins.making import PinMaker
 from lmcache_core.engine.pins.pin import Pin
-from lmcache_core.engine.pins.reservations import Reservations
+from lmcache_core.engine.pins.place import PinnableTier, Place, TierPlace
+from lmcache_core.engine.pins.quotas import Quotas
+from lmcache_core.engine.pins.released import Released
 from lmcache_core.errors import CapacityError, ConflictError, NotCachedError, UnknownNameError
-from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, Scope
-
-MAX_TOMBSTONES = 4096
-"""Released pins whose version is remembered, so that a late command cannot revive one."""
+from lmcache_core.keys import Key, KeyChain, Scope
 
 MAX_PINS = 1 << 16
 
 PINS_AT_ONCE = 16
 """Pins looked at under one hold of the lock, so that many pins never stall a step."""
-
-
-class PinnableTier(Protocol):
-    """What pins need of a tier."""
-
-    @property
-    def name(self) -> str:
-        """The tier's name."""
-
-    @property
-    def residents(self) -> Residents:
-        """Its accounting and marks."""
-
-    @property
-    def holds(self) -> bool:
-        """Whether what is marked stays."""
-
-    def covers(self, chain: KeyChain) -> list[Cover]:
-        """The entries that cover a sequence from token 0 on, piece by piece."""
-
-    @property
-    def usable(self) -> Callable[[Sequence[Cover]], int] | None:
-        """Tells how many tokens of what some entries cover may be a hit; None for all."""
-
-    def drop(self, keys: Iterable[Key]) -> int:
-        """Drop what is held of some keys; return the tokens that went."""
 
 
 class PinTable:
@@ -61,7 +34,7 @@ class PinTable:
     Not thread-safe: the engine's lock is held around every call.
 
     Args:
-        tiers: The tiers by name.
+        tiers: The tiers by name, from the top; the first is host memory.
         chain_of: Makes the key chain of some packed tokens in a scope, under
             the engine's present namespace.
         piece_bytes: Bytes a chunk of some packed tokens takes.
@@ -87,21 +60,20 @@ class PinTable:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tiers = tiers
-        self._chain_of = chain_of
-        self._piece_bytes = piece_bytes
-        self._quota = owner_quota_bytes
-        self._own_quotas = own_quotas or {}
+        self._places: dict[str, Place] = {
+            name: TierPlace(tier, piece_bytes) for name, tier in tiers.items()
+        }
+        memory = next(iter(self._places.values()))
+        self._anywhere = self._places[ANYWHERE] = Anywhere(tiers, memory.reservations)
+        self._maker = PinMaker(chain_of)
+        self._quotas = Quotas(owner_quota_bytes, own_quotas or {})
         self._clock = clock
         self.keeping: PinKeeping | None = None
         self._pins: dict[str, Pin] = {}
-        self._tombstones: OrderedDict[str, int] = OrderedDict()
-        self._reservations = {
-            name: Reservations(tier.residents, piece_bytes) for name, tier in tiers.items()
-        }
+        self._released = Released()
         for tier in tiers.values():
             residents = tier.residents
             residents.pin_limit_bytes = int(residents.capacity_bytes * share)
-        self._charged: dict[str, int] = {}
         self._changed: set[str] = set()
         self._renewing: set[str] = set()
         self._alarms = Alarms()
@@ -119,23 +91,22 @@ class PinTable:
 
         Raises:
             UnknownNameError: No tier of that name.
-            ConflictError: A higher version is held or was released.
+            ConflictError: A higher version is held or was released, or the
+                location is not for the engine's model.
             NotCachedError: ``on_missing`` is ``fail`` and something is.
             CapacityError: It does not fit; pins never evict pins.
         """
-        tier = self._tiers.get(request.location)
-        if tier is None:
-            raise UnknownNameError("location", request.location, self._tiers)
+        place = self._place(request.location)
         old = self._pins.get(request.pin_id)
         self._check_version(request, old)
         if old is not None and old.held_as(request):
             self._renew(old, request)
             self._keep(old)
             return self._report(old)
-        new = self._made(request, tier)
+        new = self._maker.make(request, place, self._due(request))
         if request.on_missing is OnMissing.FAIL and new.tokens_pinned < new.tokens_asked:
             raise NotCachedError(request.location, asked=new.tokens_asked, cached=new.tokens_pinned)
-        new.charge = self._check_room(new, old, tier)
+        new.charge = self._quotas.check(new, old, place.need(new))
         self._mark(new)
         if old is not None:
             self._unmark(old, keep=new)
@@ -166,23 +137,18 @@ class PinTable:
             UnknownNameError: No tier of that name.
             CapacityError: It does not fit.
         """
-        tier = self._tiers.get(request.location)
-        if tier is None:
-            raise UnknownNameError("location", request.location, self._tiers)
+        place = self._place(request.location)
         old = self._pins.get(request.pin_id)
-        known = old.request.version if old else self._tombstones.get(request.pin_id, -1)
+        known = old.request.version if old else self._released.version(request.pin_id)
         if known >= request.version:
             return None
-        wanted = request.tokens[: wanted_tokens * TOKEN_BYTES]
-        chain = self._chain_of(wanted, request.scope)
         due = None if left_seconds is None else self._clock() + left_seconds
-        pin = Pin(request, Pieces(chain, wanted), due, tier.usable)
-        pin.covers = dict(enumerate(tier.covers(chain)))
-        pin.awaits = True
-        self._cover_behind_gaps(pin, tier)
-        if pin.covers:
-            pin.lost = {piece.number for piece in pin.missing()}
-        pin.charge = self._check_room(pin, old, tier)
+        pin = self._maker.remake(request, place, due, wanted_tokens)
+        need = place.need(pin)
+        if place is self._anywhere:
+            # Where its bytes were when it was made says nothing of where there is room for them.
+            need = need._replace(asked_bytes=0)
+        pin.charge = self._quotas.check(pin, old, need)
         if old is not None:
             self._unmark(old, keep=None)
             self._take_out(old)
@@ -197,26 +163,9 @@ class PinTable:
         Raises:
             UnknownNameError: No tier of that name.
         """
-        tier = self._tiers.get(request.location)
-        if tier is None:
-            raise UnknownNameError("location", request.location, self._tiers)
-        return self._cost(self._made(request, tier), self._pins.get(request.pin_id), tier)
-
-    def _made(self, request: PinRequest, tier: PinnableTier) -> Pin:
-        """A pin over what is there, which marks nothing yet."""
-        chain = self._chain_of(request.tokens, request.scope)
-        pin = Pin(request, Pieces(chain, request.tokens), self._due(request), tier.usable)
-        pin.covers = dict(enumerate(tier.covers(chain)))
-        if pin.awaits:
-            self._cover_behind_gaps(pin, tier)
-        return pin
-
-    @staticmethod
-    def _cover_behind_gaps(pin: Pin, tier: PinnableTier) -> None:
-        """Cover what is there behind a chunk that is not: nobody will tell of its coming."""
-        for piece in pin.missing():
-            if piece.number not in pin.covers and piece.key in tier.residents:
-                pin.covers[piece.number] = Cover(piece.key, pin.pieces.tokens(piece.number))
+        place = self._place(request.location)
+        new = self._maker.make(request, place, self._due(request))
+        return self._quotas.cost(new, self._pins.get(request.pin_id), place.need(new))
 
     def _renew(self, pin: Pin, request: PinRequest) -> None:
         """Give a pin that holds all it covers another time, order of renewal or label."""
@@ -238,9 +187,7 @@ class PinTable:
         if pin is not None and pin.request.version > version:
             message = f"pin {pin_id!r} is held at version {pin.request.version}, above {version}"
             raise ConflictError(message)
-        self._tombstones[pin_id] = max(version, self._tombstones.get(pin_id, 0))
-        if len(self._tombstones) > MAX_TOMBSTONES:
-            self._tombstones.popitem(last=False)
+        self._released.note(pin_id, version)
         return 0 if pin is None else self._end(pin)
 
     @property
@@ -267,35 +214,32 @@ class PinTable:
     def rebase(self) -> None:
         """The namespace has changed: nothing held is valid, all of it is awaited."""
         for pin in self._pins.values():
-            # What was not to be waited for before is not waited for now.
-            wanted = pin.wanted
             self._unmark(pin, keep=None)
-            pin.pieces = Pieces(self._chain_of(wanted, pin.request.scope), wanted)
-            pin.covers = {}
-            pin.awaits = True
-            pin.lost.clear()
+            self._maker.rebase(pin)
             self._changed.add(pin.request.pin_id)
         for pin in self._pins.values():
             self._mark(pin)
 
     def awaits(self, location: str, key: Key) -> bool:
         """Whether a pin in a tier waits for a chunk, which the tier is to be given."""
-        return self._reservations[location].awaits(key)
+        return self._places[location].reservations.awaits(key)
 
     def note_admitted(self, location: str, entry: Entry) -> None:
         """A chunk has come that covers its own tokens and all that begin like them."""
-        met = self._reservations[location].met_by(entry.parent, entry.token_bytes)
+        met = self._places[location].reservations.met_by(entry.parent, entry.token_bytes)
         self._meet(location, entry.key, met)
 
     def note_stored(self, location: str, key: Key) -> None:
         """A chunk has come that is found by its own key and nothing shorter is."""
-        self._meet(location, key, self._reservations[location].met_exactly(key))
+        self._meet(location, key, self._places[location].reservations.met_exactly(key))
+        if self._anywhere.pins:
+            self._changed |= self._anywhere.note_came(location, key)
 
     def _meet(self, location: str, key: Key, met: Sequence[tuple[Piece, frozenset[str]]]) -> None:
         """Mark a chunk for the pins that wait for pieces it covers."""
         if not met:
             return
-        reservations = self._reservations[location]
+        reservations = self._places[location].reservations
         residents = self._tiers[location].residents
         freed = sum(reservations.charged(piece) for piece, _ in met)
         if not residents.may_pin(residents.unmarked_size(key) - freed):
@@ -304,23 +248,22 @@ class PinTable:
         for piece, pin_ids in met:
             for pin_id in pin_ids:
                 reservations.drop(piece, pin_id)
-                self._cover(self._pins[pin_id], piece, key, residents)
+        for piece, pin_ids in met:
+            for pin_id in pin_ids:
+                self._cover(self._pins[pin_id], piece, key)
 
-    def _cover(self, pin: Pin, piece: Piece, key: Key, residents: Residents) -> None:
-        pin_id = pin.request.pin_id
-        before = pin.covers.get(piece.number)
-        pin.covers[piece.number] = Cover(key, pin.pieces.tokens(piece.number))
-        pin.lost.discard(piece.number)
-        residents.mark(key, pin_id)
-        if before is not None and before.key != key:
-            residents.unmark(before.key, pin_id)
-        self._changed.add(pin_id)
+    def _cover(self, pin: Pin, piece: Piece, key: Key) -> None:
+        self._places[pin.request.location].cover(pin, piece, key)
+        self._changed.add(pin.request.pin_id)
         if self.keeping is not None and len(pin.covers) >= len(pin.pieces):
             self.keeping.covered(pin)
 
-    def note_moved(self, location: str, old: Key, new: Key, marks: Iterable[str]) -> None:
+    def note_moved(self, location: str, old: Key, new: Key, marks: frozenset[str]) -> None:
         """A longer chunk has taken the place of a marked one."""
         residents = self._tiers[location].residents
+        if self._anywhere.pins:
+            self._changed |= self._anywhere.note_gone(old, marks)
+            marks -= MARKS
         for pin_id in marks:
             pin = self._pins[pin_id]
             for number, cover in pin.covers.items():
@@ -329,14 +272,17 @@ class PinTable:
             residents.mark(new, pin_id)
             self._changed.add(pin_id)
 
-    def note_lost(self, location: str, key: Key, marks: Iterable[str]) -> None:
+    def note_lost(self, location: str, key: Key, marks: frozenset[str]) -> None:
         """A marked chunk has gone: what it covered is reserved again."""
+        if self._anywhere.pins:
+            self._changed |= self._anywhere.note_gone(key, marks)
+            marks -= MARKS
         for pin_id in marks:
             pin = self._pins[pin_id]
             for number in [n for n, cover in pin.covers.items() if cover.key == key]:
                 del pin.covers[number]
                 pin.lost.add(number)
-                self._reservations[location].add(pin.pieces[number], pin_id)
+                self._places[location].reservations.add(pin.pieces[number], pin_id)
             self._changed.add(pin_id)
 
     def note_hit(self, key: Key) -> None:
@@ -346,6 +292,9 @@ class PinTable:
         # What a pin holds below host memory is hit there, too: it is copied up and stays.
         for tier in self._tiers.values():
             for pin_id in tier.residents.marks_among(key, self._renewing):
+                self._renew_for_hit(self._pins[pin_id])
+        if self._anywhere.pins:
+            for pin_id in self._anywhere.pins_among(key, self._renewing):
                 self._renew_for_hit(self._pins[pin_id])
 
     def _renew_for_hit(self, pin: Pin) -> None:
@@ -384,12 +333,27 @@ class PinTable:
         count = min(PINS_AT_ONCE, len(self._changed))
         return [self._report(self._pins[self._changed.pop()]) for _ in range(count)]
 
+    def note_resized(self, location: str, key: Key) -> None:
+        """A chunk takes other bytes now, which the reports of its pins tell."""
+        self._changed |= self._anywhere.pins_behind(key, self._tiers[location].residents.marks(key))
+
+    def stuck(self, location: str, key: Key, target: str) -> set[str]:
+        """The pins that would lose a chunk which leaves a tier for another."""
+        marks = self._tiers[location].residents.marks(key)
+        return self._anywhere.stuck(location, key, target).union(marks - MARKS)
+
+    def let_leave(self, location: str, key: Key) -> bool:
+        """Let pins of no one tier hold another copy; False where there is no room for that."""
+        changed = self._anywhere.leave(location, key)
+        self._changed |= changed or set()
+        return changed is not None
+
     def note_untold(self, pin_ids: Iterable[str]) -> None:
         """What was taken of these pins has reached nobody."""
         self._changed.update(pin_id for pin_id in pin_ids if pin_id in self._pins)
 
     def _check_version(self, request: PinRequest, old: Pin | None) -> None:
-        held = old.request.version if old else self._tombstones.get(request.pin_id, -1)
+        held = old.request.version if old else self._released.version(request.pin_id)
         if held > request.version or (old is None and held == request.version):
             message = (
                 f"pin {request.pin_id!r} is at version {held}, not below {request.version}; "
@@ -405,63 +369,17 @@ class PinTable:
                 advice="release pins that are no longer needed",
             )
 
-    def _cost(self, new: Pin, old: Pin | None, tier: PinnableTier) -> PinCost:
-        residents = tier.residents
-        reservations = self._reservations[tier.name]
-        covers = {cover.key for cover in new.covers.values()}
-        missing = new.missing() if new.awaits else []
-        asked = sum(residents.size(key) for key in covers if not residents.marked(key))
-        asked += reservations.new_bytes(missing)
-        full = sum(residents.size(key) for key in covers)
-        full += sum(self._piece_bytes(piece) for piece in missing)
-        owner = new.request.owner
-        charged = self._charged.get(owner, 0)
-        if old is not None and old.request.owner == owner:
-            charged -= old.charge
-        return PinCost(
-            cached_tokens=new.tokens_pinned,
-            asked_bytes=asked,
-            pinned_bytes=residents.pinned_bytes + residents.reserved_bytes,
-            pin_limit_bytes=residents.pin_limit_bytes if residents.capacity_bytes else None,
-            charged_bytes=full,
-            owner_bytes=charged,
-            owner_limit_bytes=self._own_quotas.get(owner, self._quota),
-        )
-
-    def _check_room(self, new: Pin, old: Pin | None, tier: PinnableTier) -> int:
-        """Refuse a pin that does not fit; return what its owner is charged."""
-        cost = self._cost(new, old, tier)
-        if not cost.fits_tier:
-            raise CapacityError(
-                f"pins of tier {tier.name}",
-                asked_bytes=cost.asked_bytes,
-                used_bytes=cost.pinned_bytes,
-                limit_bytes=tier.residents.pin_limit_bytes,
-                advice="release pins, raise pin_max_share, or give the tier more room",
-            )
-        if cost.owner_limit_bytes is not None and not cost.fits_owner:
-            owner = new.request.owner
-            key = "request_pin_quota" if owner in self._own_quotas else "pin_owner_quota"
-            raise CapacityError(
-                f"pins of owner {owner}",
-                asked_bytes=cost.charged_bytes,
-                used_bytes=cost.owner_bytes,
-                limit_bytes=cost.owner_limit_bytes,
-                advice=f"release pins of this owner or raise {key}",
-            )
-        return cost.charged_bytes
-
     def _put_in(self, pin: Pin) -> None:
         request = pin.request
         self._pins[request.pin_id] = pin
-        self._charge(request.owner, pin.charge)
+        self._quotas.charge(request.owner, pin.charge)
         self._note_renewing(request)
         self._alarms.set(pin)
 
     def _take_out(self, pin: Pin) -> None:
         request = pin.request
         del self._pins[request.pin_id]
-        self._charge(request.owner, -pin.charge)
+        self._quotas.charge(request.owner, -pin.charge)
         self._renewing.discard(request.pin_id)
         self._alarms.drop(pin)
         self._changed.discard(request.pin_id)
@@ -472,40 +390,45 @@ class PinTable:
         else:
             self._renewing.discard(request.pin_id)
 
-    def _charge(self, owner: str, nbytes: int) -> None:
-        total = self._charged.pop(owner, 0) + nbytes
-        if total:
-            self._charged[owner] = total
-
     def _due(self, request: PinRequest) -> float | None:
         return None if request.ttl_seconds is None else self._clock() + request.ttl_seconds
 
+    def _place(self, location: str) -> Place:
+        """The place of a name.
+
+        Raises:
+            UnknownNameError: There is none.
+            ConflictError: It is not for the engine's model.
+        """
+        place = self._places.get(location)
+        if place is None:
+            raise UnknownNameError("location", location, self._places)
+        if place is self._anywhere:
+            self._anywhere.check()
+        return place
+
     def _mark(self, pin: Pin) -> None:
-        residents = self._tiers[pin.request.location].residents
-        for cover in pin.covers.values():
-            residents.mark(cover.key, pin.request.pin_id)
+        place = self._places[pin.request.location]
+        place.mark(pin)
         if pin.awaits:
             for piece in pin.missing():
-                self._reservations[pin.request.location].add(piece, pin.request.pin_id)
+                place.reservations.add(piece, pin.request.pin_id)
 
     def _unmark(self, pin: Pin, keep: Pin | None) -> None:
-        location = pin.request.location
-        same = keep is not None and keep.request.location == location
-        kept_keys = {cover.key for cover in keep.covers.values()} if keep and same else set()
-        kept_pieces = (
-            {piece.key for piece in keep.missing()} if keep and same and keep.awaits else set()
-        )
-        residents = self._tiers[location].residents
-        for cover in pin.covers.values():
-            if cover.key not in kept_keys:
-                residents.unmark(cover.key, pin.request.pin_id)
-        reservations = self._reservations[location]
+        pin_id = pin.request.pin_id
+        place = self._places[pin.request.location]
+        beside = None if keep is None else self._places[keep.request.location]
+        place.unmark(pin, keep if beside is place else None)
+        reservations = place.reservations
+        kept: set[Key] = set()
+        if keep is not None and beside is not None and beside.reservations is reservations:
+            kept = {piece.key for piece in keep.missing()} if keep.awaits else set()
         for number, key in enumerate(pin.pieces.keys):
-            if key not in kept_pieces and reservations.waits(key, pin.request.pin_id):
-                reservations.drop(pin.pieces[number], pin.request.pin_id)
+            if key not in kept and reservations.waits(key, pin_id):
+                reservations.drop(pin.pieces[number], pin_id)
 
     def _end(self, pin: Pin) -> int:
-        tokens = pin.tokens_pinned if self._tiers[pin.request.location].holds else 0
+        tokens = pin.tokens_pinned if self._places[pin.request.location].holds else 0
         self._unmark(pin, keep=None)
         self._take_out(pin)
         if self.keeping is not None:
@@ -516,18 +439,11 @@ class PinTable:
         if self.keeping is not None:
             self.keeping.made(pin, pin.request.ttl_seconds)
 
-    def _pinned_bytes(self, pin: Pin) -> int:
-        residents = self._tiers[pin.request.location].residents
-        return sum(map(residents.size, {key for key, _ in pin.covers.values()}))
-
-    def _reserved_bytes(self, pin: Pin) -> int:
-        reservations = self._reservations[pin.request.location]
-        return reservations.held_by(pin.request.pin_id, pin.pieces.keys)
-
     def _report(self, pin: Pin) -> PinReport:
+        place, pin_id = self._places[pin.request.location], pin.request.pin_id
         return pin.report(
             self._clock(),
-            holds=self._tiers[pin.request.location].holds,
-            pinned_bytes=self._pinned_bytes(pin),
-            reserved_bytes=self._reserved_bytes(pin),
+            holds=place.holds,
+            pinned_bytes=place.pinned_bytes(pin),
+            reserved_bytes=place.reservations.held_by(pin_id, pin.pieces.keys),
         )

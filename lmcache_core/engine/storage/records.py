@@ -169,14 +169,14 @@ class TierRecords:
         self._queue(Change(name, None, removes=False, syncs=True, done=(done,)))
 
     def take_in(
-        self, keys: Sequence[tuple[Key, int]], take: Callable[[Record, float], bool]
+        self, keys: Sequence[tuple[Key, int]], take: Callable[[list[Record], float], list[str]]
     ) -> None:
         """Read what the store has kept of this instance; on the thread that goes through it.
 
         Args:
             keys: The keys of records and their lengths, anybody's.
             take: Called with the latest record of each name and the Unix time
-                of the latest of all; says whether it is still of use.
+                of the latest of all; names those that are of no use any more.
         """
         mine = [Kept(*found) for found in keys if is_records_of(found[0], self._instance_id)]
         if len(mine) < len(keys):
@@ -188,9 +188,8 @@ class TierRecords:
             self._note(record.name, kept)
             latest[record.name] = record
             self._stamp = record.stamp
-        for record in latest.values():
-            if not take(record, self._stamp / 1e9):
-                self._stale.append((record.name, self._kept.pop(record.name)))
+        for name in take(list(latest.values()), self._stamp / 1e9):
+            self._stale.append((name, self._kept.pop(name)))
 
     def _queue(self, change: Change) -> None:
         if self._thread is None or self._closing:

@@ -15,7 +15,7 @@ from lmcache_core.api import Capability, StorageBackend
 from lmcache_core.api.messages import TierStatus
 from lmcache_core.config import TierRules
 from lmcache_core.engine.chunks.entry import Entry
-from lmcache_core.engine.chunks.piece import Cover, Pieces, cut
+from lmcache_core.engine.chunks.piece import Cover, Piece, Pieces, cut
 from lmcache_core.engine.chunks.residents import Residents
 from lmcache_core.engine.frames.calls import BackendCalls
 from lmcache_core.engine.frames.form import FrameForm
@@ -155,7 +155,7 @@ class StorageTier:
         on_admitted: Callable[[Key], None],
         on_evicted: Callable[[Key, frozenset[str]], None],
         on_evicting: Callable[[Known], None],
-        on_record: Callable[[Record, float], bool] = lambda _record, _latest: True,
+        on_records: Callable[[list[Record], float], list[str]] = lambda _records, _latest: [],
     ) -> None:
         """Open the backend, start the tier's threads, take in what the store has kept.
 
@@ -166,9 +166,9 @@ class StorageTier:
                 the marks it carried.
             on_evicting: Called without the lock with each frame that is about
                 to be removed to make room, while :meth:`fetch` has it still.
-            on_record: Called without the lock with each record the store has
-                kept and the Unix time of the latest, before anything is
-                written or evicted; says whether it is still of use.
+            on_records: Called without the lock with the records that the store
+                has kept and the Unix time of the latest, before anything is
+                written or evicted; names those that are of no use any more.
 
         Raises:
             BackendError: The store cannot be used.
@@ -186,9 +186,8 @@ class StorageTier:
         recovery = self._recovery
         if recovery is not None:
             # Before anything is written or evicted, so that the bound holds.
-            self._writes.submit(
-                lambda: recovery.run(self._writer.make_room, partial(self._take_records, on_record))
-            )
+            take_records = partial(self._take_records, on_records)
+            self._writes.submit(lambda: recovery.run(self._writer.make_room, take_records))
             recovery.over.wait(RECOVER_SECONDS)
 
     def covers(self, chain: KeyChain) -> list[Cover]:
@@ -200,6 +199,12 @@ class StorageTier:
             covers.append(Cover(piece.key, len(piece.token_bytes) // TOKEN_BYTES))
         self._book.learn(covers)
         return covers if self._book.rule is None else cut(covers, self._book.usable(covers))
+
+    def best_cover(self, piece: Piece) -> Cover | None:
+        """The frame of a piece, which is found by its own key and nothing shorter is, or None."""
+        if piece.key not in self.residents:
+            return None
+        return Cover(piece.key, len(piece.token_bytes) // TOKEN_BYTES)
 
     @property
     def usable(self) -> Callable[[Sequence[Cover]], int] | None:
@@ -345,7 +350,7 @@ class StorageTier:
         return all(ended)
 
     def _take_records(
-        self, take: Callable[[Record, float], bool], found: Sequence[tuple[Key, int]]
+        self, take: Callable[[list[Record], float], list[str]], found: Sequence[tuple[Key, int]]
     ) -> None:
         if self.records is not None:
             self.records.take_in(found, take)

@@ -11,7 +11,7 @@ from lmcache_core.engine.chunks.entry import Entry
 from lmcache_core.engine.chunks.hit_rule import HitRule
 from lmcache_core.engine.chunks.index import Found, PrefixIndex
 from lmcache_core.engine.chunks.pages import fuller
-from lmcache_core.engine.chunks.piece import Cover, cut
+from lmcache_core.engine.chunks.piece import Cover, Piece, cut
 from lmcache_core.engine.chunks.residents import Residents
 from lmcache_core.keys import Key, KeyChain
 from lmcache_core.memory import HostPool, Slot
@@ -97,6 +97,11 @@ class MemoryTier:
         if self._rule is not None:
             found = self._usable(self._rule, found, chain.chunk_size)
         return cut((Cover(entry.key, entry.tokens) for entry in found.entries), found.tokens)
+
+    def best_cover(self, piece: Piece) -> Cover | None:
+        """The entry that covers most of a piece from its first token on, or None."""
+        entry, tokens = self.index.best_child(piece.parent, piece.token_bytes)
+        return None if entry is None or entry.staged or not tokens else Cover(entry.key, tokens)
 
     @property
     def holds(self) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
+from lmcache_core.config import ANYWHERE
 from lmcache_core.engine.frames.record import Record
 from lmcache_core.engine.pins.keeping import LEDGER, PinKeeping
 from lmcache_core.engine.pins.record import PinRecord
@@ -42,25 +43,36 @@ class PinRestoring:
         self._lock = lock
         self._wall = wall
 
-    def take(self, tier: str, record: Record, latest: float) -> bool:
-        """Restore a pin; whether its record is still of use.
+    def take(self, tier: str, records: Iterable[Record], latest: float) -> list[str]:
+        """Restore pins; return the names of records that are of no use any more.
 
         Args:
-            tier: The tier that has kept it.
-            record: What it has kept.
-            latest: Unix time of the latest record that is there: it is later
-                now, whatever the clock says.
+            tier: The tier that has kept them.
+            records: What it has kept.
+            latest: Unix time of the latest of them: it is later now, whatever
+                the clock says.
         """
-        if record.name == LEDGER:
-            with self._lock:
-                self._keeping.ledger_id = record.body.decode(errors="replace")
-            return True
-        try:
-            kept = PinRecord.parse(record.body)
-            return self._restore(tier, kept, max(self._wall(), latest))
-        except LMCacheError as error:
-            log.warning("pin.not_restored", tier=tier, pin_id=record.name, reason=str(error))
-            return False
+        stale: list[str] = []
+        pins: list[tuple[str, PinRecord]] = []
+        for record in records:
+            if record.name == LEDGER:
+                with self._lock:
+                    self._keeping.ledger_id = record.body.decode(errors="replace")
+                continue
+            try:
+                pins.append((record.name, PinRecord.parse(record.body)))
+            except LMCacheError as error:
+                _log_failure(tier, record.name, error)
+                stale.append(record.name)
+        # Pins of one tier had their room there; those of any take what is left.
+        for name, kept in sorted(pins, key=lambda one: one[1].request.location == ANYWHERE):
+            try:
+                if not self._restore(tier, kept, max(self._wall(), latest)):
+                    stale.append(name)
+            except LMCacheError as error:
+                _log_failure(tier, name, error)
+                stale.append(name)
+        return stale
 
     def _restore(self, tier: str, kept: PinRecord, now: float) -> bool:
         request = kept.request
@@ -88,3 +100,7 @@ class PinRestoring:
                 self._keeping.restored(pin, tier, kept.ends_at)
         log.info("pin.restored", tier=tier, pin_id=request.pin_id, version=request.version)
         return True
+
+
+def _log_failure(tier: str, pin_id: str, error: LMCacheError) -> None:
+    log.warning("pin.not_restored", tier=tier, pin_id=pin_id, reason=str(error))

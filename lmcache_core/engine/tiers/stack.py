@@ -21,7 +21,8 @@ from lmcache_core.engine.chunks.piece import Piece, Pieces
 from lmcache_core.engine.chunks.residents import Residents
 from lmcache_core.engine.frames.frame import FrameSeal
 from lmcache_core.engine.pins.keeping import PinKeeping
-from lmcache_core.engine.pins.table import PinnableTier, PinTable
+from lmcache_core.engine.pins.place import PinnableTier
+from lmcache_core.engine.pins.table import PinTable
 from lmcache_core.engine.storage.tier import StorageTier
 from lmcache_core.engine.tiers.admission import Admission
 from lmcache_core.engine.tiers.demotion import Demotion
@@ -191,7 +192,7 @@ class TierStack:
                     on_admitted=admitted,
                     on_evicted=evicted,
                     on_evicting=partial(self._demotion.take, tier),
-                    on_record=partial(self.restoring.take, name),
+                    on_records=partial(self.restoring.take, name),
                 )
             except BackendError as error:
                 if not leave_out:
