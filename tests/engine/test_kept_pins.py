@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from lmcache_backend_local_disk.calls import SYSTEM
-from lmcache_backend_local_disk.cli.command import disk
 from lmcache_backend_local_disk.disk import Disk
 from lmcache_core.api import Capability
 from lmcache_core.api.frames import is_record
 from lmcache_core.api.pins import OnMissing, PinState, Renew
+from lmcache_core.cli.main import main
 from lmcache_core.engine.frames.record import Record, new_key, pack
 from lmcache_core.engine.storage import records
 from lmcache_core.engine.tiers import restoring
@@ -415,7 +415,7 @@ def test_an_engine_of_another_namespace_marks_nothing(pinned):
 
 
 def test_collecting_unused_frames_leaves_records(pinned):
-    result = CliRunner().invoke(disk, ["gc", str(pinned.path), "--unused-for", "0"])
+    result = CliRunner().invoke(main, ["disk", "gc", str(pinned.path), "--unused-for", "0"])
     assert result.exit_code == 0, result.output
     assert pinned.files() == record_files(pinned) != []
     with engine(pinned) as rig:
