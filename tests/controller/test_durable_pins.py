@@ -205,7 +205,10 @@ def test_rule_7_engines_are_told_once_it_is_on_the_disk_and_callers_once_all_is(
     for step, kind in (("pending", PinCommand), ("release", UnpinCommand)):
         folder = tmp_path / step
         folder.mkdir()
-        with dying(folder, str(folder), step) as controller, controller.peer() as peer:
+        with (
+            dying(folder, str(folder), step) as controller,
+            controller.peer(heartbeat_seconds=2) as peer,
+        ):
             peer.cache(PROMPT)
             if step == "release":
                 assert put(controller, peer, "pin").status_code == 201
