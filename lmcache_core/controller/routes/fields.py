@@ -33,6 +33,10 @@ PinLocation = Annotated[
     ),
 ]
 
+Namespace = Annotated[
+    str, Meta(min_length=1, max_length=1024, description="A model's name or an identity.")
+]
+
 Method = Annotated[
     str,
     Meta(

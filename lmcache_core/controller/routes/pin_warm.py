@@ -35,13 +35,7 @@ class WarmBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     owner: fields.Owner | None = None
     instance_id: fields.InstanceId | None = None
     location: fields.PinLocation | None = None
-    namespace: (
-        Annotated[
-            str,
-            Meta(min_length=1, max_length=1024, description="A model's name or an identity."),
-        ]
-        | None
-    ) = None
+    namespace: fields.Namespace | None = None
     state: PinState | None = None
     labels: fields.Labels = msgspec.field(default_factory=dict)
     cache_salt: CacheSalt | None = None

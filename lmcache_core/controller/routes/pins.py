@@ -39,13 +39,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     location: fields.PinLocation
     instance_id: fields.InstanceId | None = None
-    namespace: (
-        Annotated[
-            str,
-            Meta(min_length=1, max_length=1024, description="A model's name or an identity."),
-        ]
-        | None
-    ) = None
+    namespace: fields.Namespace | None = None
 
 
 class PinBody(Prompted, frozen=True, kw_only=True):
