@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
+from lmcache_backend_local_disk.cli import verifying
 from lmcache_core.api import Deadline
 from lmcache_core.cli.main import main
 from lmcache_core.testing.material import sample_key
@@ -111,6 +114,31 @@ def test_scrub_quarantines_what_is_damaged(filled):
     filled.assert_exact()
     assert filled.stat(2) is None
     assert filled.get(4, len(frame_bytes(4))) == frame_bytes(4)
+
+
+def test_a_folder_may_be_named_from_where_one_is(filled, monkeypatch):
+    monkeypatch.chdir(filled.path.parent)
+    (row,) = rows("verify", filled.path.name)
+    assert (row["verified"], row["damaged"]) == (len(NUMBERS), [])
+    filled.close()
+    (row,) = rows("scrub", filled.path.name)
+    assert (row["verified"], row["damaged"]) == (len(NUMBERS), [])
+    filled.reopen()
+    assert all(filled.stat(number) for number in NUMBERS)
+
+
+@pytest.mark.parametrize("command", ["verify", "scrub"])
+def test_a_file_that_this_process_cannot_read_is_not_called_damaged(filled, monkeypatch, command):
+    def refuse(path, *_, dir_fd=None):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    filled.close()
+    monkeypatch.setattr(verifying, "SYSTEM", SimpleNamespace(open=refuse))
+    said = run(command, filled.path, status=2)
+    assert "Permission denied" in said
+    assert "this user" in said
+    filled.reopen()
+    assert all(filled.stat(number) for number in NUMBERS)
 
 
 def test_gc_removes_what_is_of_no_use(filled):

@@ -31,11 +31,11 @@ class FrameCheck:
         self._direct = direct
         self._buffer = memoryview(mmap.mmap(-1, PIECE_BYTES))
 
-    def reason(self, folder: int, path: str, key: Key) -> str | None:
+    def reason(self, folder: int | None, path: str, key: Key) -> str | None:
         """Why a file is no whole frame of a key; None where it is one.
 
         Args:
-            folder: Descriptor of a folder.
+            folder: Descriptor of a folder, or None for where the process is.
             path: The file, from there.
             key: The key that its name says.
 

@@ -20,6 +20,7 @@ from rich.progress import (
 
 from lmcache_backend_local_disk.calls import SYSTEM
 from lmcache_backend_local_disk.cli.store_folder import FrameFile
+from lmcache_backend_local_disk.faults import UNREADABLE, told
 from lmcache_backend_local_disk.frame_check import FrameCheck
 
 
@@ -67,6 +68,9 @@ def verify(
         on_damage: Called with each damaged file as it is found.
         direct: Whether to go past the page cache.
         quiet: Whether there is nothing to watch.
+
+    Raises:
+        BackendError: A file cannot be read for a reason that is none of its own.
     """
     check = FrameCheck(SYSTEM, direct=direct)
     frames = list(frames)
@@ -85,10 +89,12 @@ def verify(
         task = progress.add_task(folder.name, total=sum(frame.nbytes for frame in frames))
         for frame in frames:
             try:
-                reason = check.reason(-1, str(frame.path), frame.key)
+                reason = check.reason(None, str(frame.path), frame.key)
             except FileNotFoundError:
                 continue  # An engine has removed it.
             except OSError as error:
+                if error.errno not in UNREADABLE:
+                    raise told(f"reading {frame.path.name}", folder, error, owned=True) from error
                 reason = f"it cannot be read: {error.strerror}"
             files, nbytes = files + 1, nbytes + frame.nbytes
             if reason is not None:
