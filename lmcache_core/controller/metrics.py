@@ -25,7 +25,8 @@ from lmcache_core.api.pins import PinState
 from lmcache_core.controller.engine_record import EngineState
 from lmcache_core.controller.plane import ControlPlane
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+CONTENT_TYPE = "text/plain; version=0.0.4"
+"""Litestar adds the charset; Prometheus 3 takes no answer that names it twice."""
 
 
 class Metrics(Collector):
