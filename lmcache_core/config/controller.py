@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from lmcache_core.config.address import SCHEME
 from lmcache_core.config.resolve import KNOWN as ENGINE_KEYS
+from lmcache_core.config.service_links import without_service_links
 from lmcache_core.config.suggest import nearest
 from lmcache_core.errors import ConfigError
 
@@ -158,16 +159,16 @@ def _resolve(
 
 
 def _variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Take the controller's variables, and leave an engine's that share its prefix.
+    """Take the controller's variables, and leave others' that share its prefix.
 
     ``LMCACHE_CONTROLLER_URL`` tells an engine where to dial; set for a whole
-    machine or pod, it must not keep the controller there from starting.
+    machine or pod, it must not keep the controller there from starting. Nor
+    must what a cluster sets for a service that is called like it.
     """
     return {
         name.removeprefix(PREFIX).lower(): value
-        for name, value in environ.items()
-        if name.startswith(PREFIX)
-        and name != f"{PREFIX}CONFIG"
+        for name, value in without_service_links(environ, PREFIX).items()
+        if name != f"{PREFIX}CONFIG"
         and name.removeprefix("LMCACHE_").lower() not in ENGINE_KEYS
     }
 

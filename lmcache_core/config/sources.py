@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from lmcache_core.config.service_links import without_service_links
 from lmcache_core.errors import ConfigError
 
 FILE_VARIABLE = "LMCACHE_CONFIG_FILE"
@@ -73,14 +74,16 @@ def from_file(path: Path) -> dict[str, Given]:
 def from_environment(environ: Mapping[str, str], known: frozenset[str]) -> dict[str, Given]:
     """Take the ``LMCACHE_*`` variables; an empty one counts as not set.
 
+    What a cluster sets for a service whose name starts alike is nobody's.
+
     Args:
         environ: The variables.
         known: Keys of the configuration, so that the controller's own
             variables can be told from an engine's.
     """
     given: dict[str, Given] = {}
-    for name, value in sorted(environ.items()):
-        if not name.startswith(PREFIX) or name in FOREIGN_VARIABLES or not value.strip():
+    for name, value in sorted(without_service_links(environ, PREFIX).items()):
+        if name in FOREIGN_VARIABLES or not value.strip():
             continue
         key = name.removeprefix(PREFIX).lower()
         if name.startswith(FOREIGN_PREFIX) and key not in known:
