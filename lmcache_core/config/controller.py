@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import yaml
 from msgspec import Meta
 
 from lmcache_core.config.address import SCHEME
 from lmcache_core.config.resolve import KNOWN as ENGINE_KEYS
 from lmcache_core.config.service_links import without_service_links
+from lmcache_core.config.sources import Given, from_file
 from lmcache_core.config.suggest import nearest
+from lmcache_core.config.values import field_kinds, read_value
 from lmcache_core.errors import ConfigError
 
 PREFIX = "LMCACHE_CONTROLLER_"
+FILE_VARIABLE = f"{PREFIX}CONFIG"
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
@@ -113,6 +115,10 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return Path(state) / "lmcache" / "pins.sqlite"
 
 
+KINDS = field_kinds(ControllerConfig)
+"""The type of each key."""
+
+
 def load_controller_config(
     *, file: str | None, environ: Mapping[str, str], flags: Mapping[str, Any]
 ) -> ControllerConfig:
@@ -148,17 +154,20 @@ def load_client_config(*, environ: Mapping[str, str], flags: Mapping[str, Any]) 
 def _resolve(
     file: str | None, environ: Mapping[str, str], flags: Mapping[str, Any]
 ) -> ControllerConfig:
-    file = file or environ.get(f"{PREFIX}CONFIG")
-    config = ControllerConfig()
-    if file:
-        config = _apply(config, _read(file), source=f"file {file}", strict=True)
-    config = _apply(config, _variables(environ), source=f"environment {PREFIX}*", strict=False)
-    given = {key: value for key, value in flags.items() if value is not None}
-    config = _apply(config, given, source="command line", strict=True)
-    return _with_token(config)
+    file = file or environ.get(FILE_VARIABLE)
+    values: dict[str, Any] = {}
+    for source in (
+        from_file(Path(file), FILE_VARIABLE) if file else {},
+        _variables(environ),
+        {key: Given(value, "command line") for key, value in flags.items()},
+    ):
+        values.update(_read(source))
+    if "token_file" in values:
+        values.update(_read(_token(Path(values["token_file"]))))
+    return ControllerConfig(**values)
 
 
-def _variables(environ: Mapping[str, str]) -> dict[str, str]:
+def _variables(environ: Mapping[str, str]) -> dict[str, Given]:
     """Take the controller's variables, and leave others' that share its prefix.
 
     ``LMCACHE_CONTROLLER_URL`` tells an engine where to dial; set for a whole
@@ -166,58 +175,35 @@ def _variables(environ: Mapping[str, str]) -> dict[str, str]:
     must what a cluster sets for a service that is called like it.
     """
     return {
-        name.removeprefix(PREFIX).lower(): value
+        name.removeprefix(PREFIX).lower(): Given(value, f"environment {name}")
         for name, value in without_service_links(environ, PREFIX).items()
-        if name != f"{PREFIX}CONFIG"
-        and name.removeprefix("LMCACHE_").lower() not in ENGINE_KEYS
+        if name != FILE_VARIABLE and name.removeprefix("LMCACHE_").lower() not in ENGINE_KEYS
     }
 
 
-def _read(file: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"the configuration file {file} cannot be read: {error}"
-        raise ConfigError(message) from error
-    except yaml.YAMLError as error:
-        message = f"the configuration file {file} is no YAML: {' '.join(str(error).split())}"
-        raise ConfigError(message) from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        message = f"the configuration file {file} is no map of keys to values"
-        raise ConfigError(message)
+def _read(given: Mapping[str, Given]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, item in given.items():
+        if key not in KINDS:
+            message = f"a controller has no key {key!r}{nearest(key, list(KINDS))}"
+            raise ConfigError(message, source=item.origin)
+        if item.value is None:
+            continue
+        try:
+            values[key] = read_value(item.value, KINDS[key])
+        except ValueError as error:
+            # What will not do as a token may be one all the same, with a slip in it.
+            why = "will not do; write at least 8 characters" if key == "token" else error
+            raise ConfigError(f"{key} {why}", key=key, source=item.origin) from error
     return values
 
 
-def _apply(
-    config: ControllerConfig, values: Mapping[str, Any], *, source: str, strict: bool
-) -> ControllerConfig:
-    known = [field.name for field in msgspec.structs.fields(ControllerConfig)]
-    for key, value in values.items():
-        if key not in known:
-            message = f"a controller has no key {key!r}{nearest(str(key), known)}"
-            raise ConfigError(message, source=source)
-        merged = {**msgspec.structs.asdict(config), key: value}
-        try:
-            config = msgspec.convert(merged, ControllerConfig, strict=strict)
-        except msgspec.ValidationError as error:
-            what = str(error).partition(" - at ")[0]
-            shown = "what is given" if key == "token" else repr(value)
-            message = f"{key}: {shown} will not do: {what[:1].lower()}{what[1:]}"
-            raise ConfigError(message, key=key, source=source) from error
-    return config
-
-
-def _with_token(config: ControllerConfig) -> ControllerConfig:
-    if config.token_file is None:
-        return config
+def _token(file: Path) -> dict[str, Given]:
     try:
-        token = Path(config.token_file).read_text(encoding="utf-8").strip()
+        return {"token": Given(file.read_text(encoding="utf-8"), f"file {file}")}
     except (OSError, UnicodeDecodeError) as error:
-        message = f"the token file {config.token_file} cannot be read: {error}"
+        message = f"the token file {file} cannot be read: {error}"
         raise ConfigError(message, key="token_file") from error
-    return _apply(config, {"token": token}, source=f"file {config.token_file}", strict=True)
 
 
 def is_loopback(host: str) -> bool:

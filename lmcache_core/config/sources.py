@@ -40,8 +40,12 @@ class Given(NamedTuple):
     origin: str
 
 
-def from_file(path: Path) -> dict[str, Given]:
+def from_file(path: Path, variable: str = FILE_VARIABLE) -> dict[str, Given]:
     """Read a YAML file of keys.
+
+    Args:
+        path: The file.
+        variable: What names it where nothing else does.
 
     Raises:
         ConfigError: It cannot be read, is no YAML, or is no map.
@@ -51,7 +55,7 @@ def from_file(path: Path) -> dict[str, Given]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         message = (
-            f"there is no configuration file {path}; correct the name ({FILE_VARIABLE}, where it "
+            f"there is no configuration file {path}; correct the name ({variable}, where it "
             "is taken from there) or make the file"
         )
         raise ConfigError(message) from error

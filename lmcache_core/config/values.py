@@ -48,7 +48,7 @@ def read_value(raw: object, kind: inspect.Type) -> object:
     if isinstance(kind, inspect.LiteralType):
         return _choice(raw, [str(value) for value in kind.values])
     if isinstance(kind, inspect.StrType):
-        return _text(raw)
+        return _long_enough(_text(raw), kind)
     return raw
 
 
@@ -114,6 +114,13 @@ def _bounded(value: float, kind: inspect.IntType | inspect.FloatType) -> float:
         message = f"is {value:g}; it has to be at most {kind.le:g}"
         raise ValueError(message)
     return value
+
+
+def _long_enough(text: str, kind: inspect.StrType) -> str:
+    if kind.min_length is not None and len(text) < kind.min_length:
+        message = f"is {text!r}; it has to have at least {kind.min_length} characters"
+        raise ValueError(message)
+    return text
 
 
 def _choice(raw: object, choices: list[str]) -> str:

@@ -142,12 +142,16 @@ def test_flags_go_over_the_environment_and_that_over_the_file(tmp_path: Path) ->
     ("text", "words"),
     [
         ("prot: 1", "'prot'; did you mean 'port'"),
-        ("port: x", "port: 'x'"),
-        ("port: 1.5", "port: 1.5"),
-        ("port: true", "port: True"),
-        ("- a", "no map"),
-        ("a: [", "no YAML"),
-        ("timeout_seconds: 0", "timeout_seconds: 0"),
+        ("port: x", "port is 'x', which is no whole number; write digits only"),
+        ("port: 1.5", "port is 1.5"),
+        ("port: true", "port is True"),
+        ("port: 65536", "port is 65536; it has to be at most 65535"),
+        ("port: 1\nport: 2", "the key 'port' is there twice"),
+        ("- a", "expected a map"),
+        ("a: [", "not readable as YAML"),
+        ("timeout_seconds: 0", "timeout_seconds is 0; it has to be more than 0"),
+        ("log_level: loud", "log_level is 'loud'; write debug or error or info or warning"),
+        ("host: ''", "host is ''"),
         ("token: short", "token"),
     ],
 )
@@ -163,16 +167,23 @@ def test_a_mistake_in_the_file_is_one_sentence_that_names_it(
     assert "\n" not in str(error.value)
 
 
-def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["", "port:\ntoken: null\n"])
+def test_a_file_that_says_nothing_is_the_default(tmp_path: Path, text: str) -> None:
     file = tmp_path / "controller.yaml"
-    file.write_text("")
+    file.write_text(text)
     config = load_controller_config(file=str(file), environ={}, flags={})
     assert config == ControllerConfig()
 
 
+def test_a_value_may_be_written_as_an_engines_may() -> None:
+    environ = {"LMCACHE_CONTROLLER_INSECURE": "yes", "LMCACHE_CONTROLLER_LOG_LEVEL": "WARNING"}
+    config = load_controller_config(file=None, environ=environ, flags={})
+    assert config == ControllerConfig(insecure=True, log_level="warning")
+
+
 @pytest.mark.parametrize("value", ["yes", "", "1.5.2"])
 def test_a_mistake_in_the_environment_is_named(value: str) -> None:
-    with pytest.raises(ConfigError, match="LMCACHE_CONTROLLER_"):
+    with pytest.raises(ConfigError, match="LMCACHE_CONTROLLER_PORT"):
         load_controller_config(file=None, environ={"LMCACHE_CONTROLLER_PORT": value}, flags={})
 
 
