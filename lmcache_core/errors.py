@@ -35,21 +35,29 @@ class UnknownNameError(LMCacheError):
     Attributes:
         kind: What was looked for, for example ``storage backend``.
         name: The name asked for.
-        available: The names that would have been found, sorted.
+        available: The names that would have been found, sorted; None where
+            they are too many to name.
     """
 
     def __init__(
-        self, kind: str, name: str, available: Iterable[str], *, hint: str | None = None
+        self,
+        kind: str,
+        name: str,
+        available: Iterable[str] | None,
+        *,
+        of: str = "",
+        hint: str | None = None,
     ) -> None:
         self.kind = kind
         self.name = name
-        self.available = sorted(available)
-        known = ", ".join(self.available) or "none"
-        close = get_close_matches(name, self.available, n=1)
+        self.available = None if available is None else sorted(available)
+        what = f"unknown {kind} {name!r}" + (f" of {of}" if of else "")
+        known = "" if available is None else f"; available: {', '.join(self.available or ['none'])}"
+        close = get_close_matches(name, self.available or (), n=1)
         advice = f" Did you mean {close[0]!r}?" if close else ""
         if hint:  # then the name is right, and what is missing is known
             advice = f" {hint}"
-        super().__init__(f"unknown {kind} {name!r}; available: {known}.{advice}")
+        super().__init__(f"{what}{known}.{advice}")
 
 
 class PluginError(LMCacheError):

@@ -98,6 +98,8 @@ class ControllerClient:
                 return Answer(answer.status, json.load(answer))
         except urllib.error.HTTPError as error:
             with error:
+                if error.code == 401:
+                    raise self._unauthorized() from error
                 raise _refusal(error.code, error.read()) from error
         except (OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "reason", None) or error
@@ -116,6 +118,14 @@ class ControllerClient:
             after = page["next"]
             if after is None:
                 return
+
+    def _unauthorized(self) -> RefusedByControllerError:
+        why = "asks for a token" if self._token is None else "asks for another token"
+        return RefusedByControllerError(
+            f"the controller at {self._url} {why}; name the file that holds it with --token-file, "
+            "or set LMCACHE_CONTROLLER_TOKEN",
+            401,
+        )
 
 
 def controller_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -119,16 +119,24 @@ def unpin(
         answers.append(answer)
         if not as_json:
             click.echo(f"{event}: {answer['num_tokens']} tokens released")
+    refused: list[RefusedByControllerError] = []
     for name in names:
-        status, released = client.ask(
-            "DELETE", f"{_path(name)}?timeout_s={client.timeout_seconds:g}"
-        )
+        try:
+            status, released = client.ask(
+                "DELETE", f"{_path(name)}?timeout_s={client.timeout_seconds:g}"
+            )
+        except RefusedByControllerError as error:
+            refused.append(error)  # It is no reason to keep the others.
+            continue
         answers.append(released)
         if not as_json:
             told = "released" if status == 200 else "released; an engine that is away is told later"
             click.echo(f"{name}: {told}")
     if as_json:
         show(answers)
+    if refused:
+        message = " ".join(str(error) for error in refused)
+        raise RefusedByControllerError(message, refused[0].status)
 
 
 @click.command()

@@ -125,8 +125,8 @@ class EngineRecord:
 
     def _check(self, location: str, known: tuple[str, ...]) -> None:
         if location not in known:
-            kind = f"location of instance {self.instance_id!r}"
-            raise UnknownNameError(kind, location, known)
+            kind, of = "location", f"instance {self.instance_id!r}"
+            raise UnknownNameError(kind, location, known, of=of)
 
 
 def _sane(seconds: float) -> float:

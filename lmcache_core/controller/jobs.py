@@ -144,8 +144,9 @@ class Jobs:
         """
         job = self._jobs.get(event_id)
         if job is None:
-            kind = f"event (the last {MAX_JOBS} are kept)"
-            raise UnknownNameError(kind, event_id, ())
+            kind = "event"
+            hint = f"The last {MAX_JOBS} are kept; GET /v1/jobs lists them."
+            raise UnknownNameError(kind, event_id, None, hint=hint)
         return job
 
     def latest(self, after: str | None = None) -> Iterator[Job]:

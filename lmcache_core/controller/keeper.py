@@ -121,7 +121,8 @@ class PinKeeper:
                 if not old.is_for(content):
                     message = (
                         f"pin {pin_id!r} exists with other content, at version {old.version}; "
-                        f'to replace it send If-Match: "{old.version}"'
+                        f'to replace it send If-Match: "{old.version}", or give `lmcache pin` '
+                        "the option --replace"
                     )
                     raise ConflictError(message)
                 if old.state is PinState.ACTIVE:
@@ -214,7 +215,8 @@ class PinKeeper:
             row = self._known(pin_id)
             place = row.present.get(instance_id)
             if place is None:
-                raise UnknownNameError(f"placement of pin {pin_id!r}", instance_id, row.present)
+                kind, of = "placement", f"pin {pin_id!r}"
+                raise UnknownNameError(kind, instance_id, row.present, of=of)
             engine = self._directory.get(instance_id)
             if place.identity != engine.identity:
                 message = (
@@ -277,7 +279,7 @@ class PinKeeper:
         row = self._living(pin_id)
         if row is None:
             kind = "pin"
-            raise UnknownNameError(kind, pin_id, (), hint="GET /v1/pins lists what is pinned.")
+            raise UnknownNameError(kind, pin_id, None, hint="GET /v1/pins lists what is pinned.")
         return row
 
     async def _change(

@@ -49,10 +49,11 @@ class Tokenizer:
         engine = next((e for e in engines if e.serving_url), None)
         (field,) = question
         if engine is None:
-            names = ", ".join(repr(e.instance_id) for e in engines) or "no instance"
+            names = ", ".join(repr(e.instance_id) for e in engines)
+            why = f"of {names} none has named a serving_url" if names else "no instance is live"
             message = (
-                f"{field}: {names} has named no serving_url, so that nobody here can tokenise it; "
-                "set serving_url in the engine's configuration, or give tokens"
+                f"{field}: nobody here can tokenise it, because {why}; set serving_url in the "
+                "engine's configuration, or give tokens"
             )
             raise FieldError(message)
         if field == "messages":

@@ -143,6 +143,17 @@ def test_pins_are_warmed(lmcache: Command, controller: ControllerProcess) -> Non
         assert lmcache("unpin", "good", "long").exit_code == 0
 
 
+def test_what_cannot_be_released_keeps_nothing_else(lmcache: Command, peer: EnginePeer) -> None:
+    for name in ("one", "two"):
+        assert lmcache("pin", name, *WHERE, "--tokens", TOKENS).exit_code == 0
+    result = lmcache("unpin", "one", "none", "two", "nor-this", "--json")
+    assert result.exit_code == 1
+    assert [answer["pin_id"] for answer in json.loads(result.stdout)] == ["one", "two"]
+    assert "unknown pin 'none'" in result.stderr
+    assert "unknown pin 'nor-this'" in result.stderr
+    assert not peer.held
+
+
 def test_a_plan_tells_what_it_would_cost_and_pins_nothing(
     lmcache: Command, peer: EnginePeer
 ) -> None:
@@ -161,6 +172,7 @@ def test_what_exists_is_replaced_only_on_demand(lmcache: Command, peer: EnginePe
     refused = lmcache("pin", "mine", *WHERE, "--tokens", "1 2 3")
     assert refused.exit_code == 1
     assert "exists with other content" in refused.stderr
+    assert "--replace" in refused.stderr
     assert lmcache("pin", "mine", *WHERE, "--tokens", "1 2 3", "--replace").exit_code == 0
     assert lmcache("unpin", "mine").exit_code == 0
 
@@ -298,7 +310,9 @@ def test_without_the_token_it_is_refused_and_a_file_may_hold_it(
     lmcache.env["LMCACHE_CONTROLLER_TOKEN"] = None
     refused = lmcache("pins")
     assert refused.exit_code == 1
-    assert "Authorization" in refused.stderr
+    assert "--token-file" in refused.stderr
+    lmcache.env["LMCACHE_CONTROLLER_TOKEN"] = "the token of another one"
+    assert "another token" in lmcache("pins").stderr
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
     assert lmcache("pins", "--token-file", str(file)).exit_code == 0

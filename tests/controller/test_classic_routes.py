@@ -149,7 +149,19 @@ def test_an_unknown_location_is_404_and_names_the_instances(
         assert answer.status_code == 404
         known = [MEMORY, DISK] if path == "/clear" else [MEMORY, DISK, "any"]
         assert answer.json()["available"] == known
+        named = f"unknown location 'LocalGPUBackend' of instance {peer.instance_id!r}; available: "
+        assert answer.json()["detail"].startswith(named)
     assert not peer.commands
+
+
+def test_an_unknown_event_or_pin_does_not_say_that_there_are_none(
+    controller: ControllerProcess, peer: EnginePeer
+) -> None:
+    for path, wrong in (("/check_finish", "event_id"), ("/unpin", "pin_id")):
+        problem = controller.post(path, **{wrong: "none-such"}).json()
+        assert (problem["status"], "available" in problem) == (404, False)
+        assert "'none-such'. " in problem["detail"]
+        assert "lists" in problem["detail"]
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ class ClassicRoutes(Controller):
             engines = plane.directory.live()
             engine = await hosts.engine_on(engines, data.ip)
             if engine is None:
-                kind = "host of an instance"
+                kind = "host"
                 raise UnknownNameError(kind, data.ip, {e.host for e in engines})
         return bodies.InstanceAnswer(data.event_id or job.event_id, engine.instance_id)
 

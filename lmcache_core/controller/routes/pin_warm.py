@@ -102,5 +102,5 @@ def _pin(plane: ControlPlane, pin_id: str, owner: str | None) -> PinRow:
     row = plane.ledger.get(pin_id)
     if row is None or row.ended or owner not in (None, row.content.owner):
         kind = "pin" if owner is None else f"pin of owner {owner!r}"
-        raise UnknownNameError(kind, pin_id, (), hint="GET /v1/pins lists what is pinned.")
+        raise UnknownNameError(kind, pin_id, None, hint="GET /v1/pins lists what is pinned.")
     return row

@@ -184,7 +184,7 @@ class PinRoutes(Controller):
         row = plane.ledger.get(pin_id)
         if row is None:
             kind = "pin"
-            raise UnknownNameError(kind, pin_id, (), hint="GET /v1/pins lists what is pinned.")
+            raise UnknownNameError(kind, pin_id, None, hint="GET /v1/pins lists what is pinned.")
         return _answer(row, 200)
 
     @get("/", sync_to_thread=False, responses=responses(404, 409, 422))
