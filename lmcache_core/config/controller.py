@@ -206,6 +206,15 @@ def _token(file: Path) -> dict[str, Given]:
         raise ConfigError(message, key="token_file") from error
 
 
+def is_address(host: str) -> bool:
+    """Whether a host is given by number."""
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a host."""
     try:

@@ -12,7 +12,8 @@ from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
 from litestar.types import ASGIApp
 
 from lmcache_core import __version__
-from lmcache_core.controller.auth import BearerGate, OriginGate
+from lmcache_core.config.controller import ControllerConfig
+from lmcache_core.controller.auth import BearerGate, HostGate, OriginGate
 from lmcache_core.controller.body import StrictRequest
 from lmcache_core.controller.plane import ControlPlane
 from lmcache_core.controller.problems import answer_with_problem
@@ -45,5 +46,11 @@ def create_app(plane: ControlPlane) -> ASGIApp:
         logging_config=None,
         debug=False,
     )
-    token = plane.config.token
-    return RequestIdGate(OriginGate(app if token is None else BearerGate(app, token)))
+    return RequestIdGate(OriginGate(_guarded(app, plane.config)))
+
+
+def _guarded(app: ASGIApp, config: ControllerConfig) -> ASGIApp:
+    """Let in whom the configuration lets in: who has the token, or whoever is on this machine."""
+    if config.token is not None:
+        return BearerGate(app, config.token)
+    return app if config.insecure else HostGate(app, config.host)

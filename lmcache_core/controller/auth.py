@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import socket
 
 import msgspec
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
+from lmcache_core.config.controller import is_address
 from lmcache_core.controller.problems import MEDIA_TYPE, Problem
 
 OPEN_PATHS = frozenset({"/healthz"})
@@ -20,6 +22,14 @@ FOREIGN = Problem(
     status=403,
     detail="the Origin header names another host than the Host header; ask without a browser, "
     "or from a page that this controller serves",
+)
+MISDIRECTED = Problem(
+    type=FOREIGN.type,
+    title=FOREIGN.title,
+    status=403,
+    detail="the Host header names neither this machine nor an address, as when a page of another "
+    "site has had its name mean this machine; ask localhost, or start the controller with a token "
+    "or with --insecure",
 )
 UNAUTHORIZED = Problem(
     type="urn:lmcache:problem:unauthorized",
@@ -48,6 +58,33 @@ class OriginGate:
             origin = _header(scope, b"origin")
             if origin and origin.partition(b"://")[2] != _header(scope, b"host"):
                 await _refuse(send, FOREIGN)
+                return
+        await self._app(scope, receive, send)
+
+
+class HostGate:
+    """Refuses what was sent to a name that nobody here has given this machine.
+
+    Of a site whose name was made to mean loopback, which its owner can do at
+    any time, a browser takes the controller for a part: ``Origin`` is right
+    then. The name is still in ``Host``. An address is nobody's name.
+
+    Args:
+        app: What it guards.
+        host: The name that the controller is configured to serve.
+    """
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        self._app = app
+        self._names = {"", "localhost", host.lower(), socket.gethostname().lower()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, or refuse it."""
+        if scope["type"] == ScopeType.HTTP:
+            asked = _header(scope, b"host").decode("latin-1").lower()
+            name = asked if asked.endswith("]") else asked.rpartition(":")[0] or asked
+            if name not in self._names and not is_address(name.strip("[]")):
+                await _refuse(send, MISDIRECTED)
                 return
         await self._app(scope, receive, send)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -47,11 +48,34 @@ def test_a_page_of_another_site_may_not_ask(controller: ControllerProcess) -> No
     assert answer.json()["type"] == "urn:lmcache:problem:foreign-origin"
 
 
+def test_a_site_whose_name_was_made_to_mean_loopback_may_not_ask(
+    controller: ControllerProcess,
+) -> None:
+    port = controller.url.rpartition(":")[2]
+    for name, status in (
+        ("evil.example", 403),
+        ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("localhost", 200),
+        ("LOCALHOST", 200),
+        ("127.0.0.1", 200),
+        ("[::1]", 200),
+        (socket.gethostname(), 200),
+    ):
+        for host in (name, f"{name}:{port}"):
+            headers = {"Host": host, "Origin": f"http://{host}"}
+            assert controller.client.post("/pins", headers=headers).status_code == status, host
+            read = controller.client.get("/v1/pins", headers={"Host": host})
+            assert read.status_code == status, host
+
+
 def test_with_a_token_other_addresses_are_served(tmp_path: Path) -> None:
     environ = {"LMCACHE_CONTROLLER_TOKEN": TOKEN}
     with ControllerProcess(tmp_path / "log", "--host", "0.0.0.0", environ=environ) as controller:
         assert controller.client.get("/pins").status_code == 401
         assert controller.monitor
+        right = {"Authorization": f"Bearer {TOKEN}", "Host": "kv.example"}
+        assert controller.client.get("/pins", headers=right).status_code == 200
 
 
 def test_insecure_serves_everybody_when_it_is_said(tmp_path: Path) -> None:
@@ -59,4 +83,6 @@ def test_insecure_serves_everybody_when_it_is_said(tmp_path: Path) -> None:
         tmp_path / "log", "--host", "0.0.0.0", "--insecure", "--monitor-host", "0.0.0.0"
     ) as controller:
         assert controller.client.get("/pins").status_code == 200
+        named = controller.client.get("/pins", headers={"Host": "kv.example"})
+        assert named.status_code == 200
         assert "monitor_exposed" in controller.log.read_text()

@@ -77,7 +77,9 @@ async def _control(ledger: Path, port: int, armed: ArmedLedger, orders: int, say
     config = ControllerConfig(monitor_host="127.0.0.1", monitor_port=port, ledger=str(ledger))
     plane = await ControlPlane.open(config, installed())
     transport = httpx.ASGITransport(app=create_app(plane))
-    async with httpx.AsyncClient(transport=transport, base_url="http://c", timeout=30) as client:
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://localhost", timeout=30
+    ) as client:
         say("up")
         lines: asyncio.Queue[str] = asyncio.Queue()
         loop, pipe = asyncio.get_running_loop(), Lines(orders)
