@@ -92,8 +92,9 @@ def _missing_plugins(config: EngineConfig) -> list[str]:
     """Check the sections of the plugins that are here; name those that are not."""
     registry = PluginRegistry.discover()
     parts: list[Part] = []
-    for tier in config.tiers:
-        parts.append((registry.backend, tier.backend, tier.options))
+    for number, tier in enumerate(config.tiers):
+        find_backend = registry.storage_backend if number else registry.memory_backend
+        parts.append((find_backend, tier.backend, tier.options))
         parts += [(registry.serde, serde.name, serde.options) for serde in tier.serdes]
     parts.append((registry.eviction_policy, config.cache_policy, {}))
     if config.controller_url is not None:

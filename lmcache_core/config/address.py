@@ -1,4 +1,4 @@
-"""The address of a controller, in one spelling."""
+"""The addresses of a controller and of a server."""
 
 from __future__ import annotations
 
@@ -23,3 +23,22 @@ def controller_address(text: str) -> str:
         raise ValueError(message)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port}"
+
+
+def server_address(text: str) -> str:
+    """Return the address of an HTTP server as it was given.
+
+    Raises:
+        ValueError: It is none; the message is the end of a sentence.
+    """
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        message = (
+            f"is {text!r}; write it with http:// or https://, for example http://localhost:8000"
+        )
+        raise ValueError(message)
+    return text

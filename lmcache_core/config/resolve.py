@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from lmcache_core.config import incumbent
-from lmcache_core.config.address import controller_address
+from lmcache_core.config.address import controller_address, server_address
 from lmcache_core.config.engine import (
     DEFAULT_CONTROLLER_URL,
     GIB,
@@ -135,6 +135,8 @@ def _read(given: Mapping[str, Given]) -> EngineSection:
             values[key] = read_value(item.value, KINDS[key])
             if key in ("controller_url", "controller_pull_url"):
                 values[key] = controller_address(values[key])
+            elif key == "serving_url":
+                values[key] = server_address(values[key])
         except ValueError as error:
             message = f"{key} {error}"
             raise ConfigError(message, key=key, source=item.origin) from error

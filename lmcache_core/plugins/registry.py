@@ -24,7 +24,7 @@ from lmcache_core.api import (
     StorageBackendSpec,
     TransportSpec,
 )
-from lmcache_core.errors import PluginError, UnknownNameError
+from lmcache_core.errors import ConfigError, PluginError, UnknownNameError
 from lmcache_core.log import get_logger
 from lmcache_core.plugins import hookspecs
 from lmcache_core.plugins.record import PluginRecord, PluginStatus
@@ -169,6 +169,37 @@ class PluginRegistry:
         known = [spec.name for spec in self.specs(MemoryBackendSpec)]
         known += [spec.name for spec in self.specs(StorageBackendSpec)]
         raise self._unknown("backend", name, known)
+
+    def memory_backend(self, name: str) -> MemoryBackendSpec:
+        """The memory backend called ``name``, for the first tier.
+
+        Raises:
+            ConfigError: It is a storage backend.
+            PluginError: The plugin that offers it, by its record, is broken.
+            UnknownNameError: No plugin offers it.
+        """
+        spec = self.backend(name)
+        if isinstance(spec, MemoryBackendSpec):
+            return spec
+        message = (
+            f"the first tier is {name}, a {spec.kind}; the first tier has to be a memory backend, "
+            "for example LocalCPUBackend"
+        )
+        raise ConfigError(message, key="storage")
+
+    def storage_backend(self, name: str) -> StorageBackendSpec:
+        """The storage backend called ``name``, for a tier below the first.
+
+        Raises:
+            ConfigError: It is a memory backend.
+            PluginError: The plugin that offers it, by its record, is broken.
+            UnknownNameError: No plugin offers it.
+        """
+        spec = self.backend(name)
+        if isinstance(spec, StorageBackendSpec):
+            return spec
+        message = f"{name} is a {spec.kind}; below the first tier a storage backend goes"
+        raise ConfigError(message, key="storage")
 
     def serde(self, name: str) -> SerdeSpec:
         """The serde called ``name``.

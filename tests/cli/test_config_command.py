@@ -97,6 +97,10 @@ def test_so_is_a_policy_or_a_transport(check, text: str, words: str) -> None:
         ("chunk_size: 256k", "no whole number"),
         ("enable_p2p: true", "enable_p2p is refused"),
         ("chunk_size: [", "not readable as YAML"),
+        (
+            "storage: [{backend: LocalDiskBackend, max_size: 1, path: /x}]",
+            "the first tier has to be a memory backend, for example LocalCPUBackend",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(check, text: str, words: str) -> None:

@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from lmcache_core.api import PLUGIN_API, Capability
-from lmcache_core.errors import PluginError, UnknownNameError
+from lmcache_core.errors import ConfigError, PluginError, UnknownNameError
 from lmcache_core.plugins import PluginRegistry, PluginStatus
 
 Install = Callable[..., list[EntryPoint]]
@@ -207,6 +207,16 @@ def test_an_unknown_backend_is_answered_with_what_there_is(install: Install) -> 
         registry.backend("DictBackends")
     assert failure.value.available == ["DictBackend"]
     assert "Did you mean 'DictBackend'?" in str(failure.value)
+
+
+def test_a_backend_goes_where_its_kind_belongs() -> None:
+    registry = PluginRegistry.discover({})
+    assert registry.memory_backend("LocalCPUBackend") is registry.backend("LocalCPUBackend")
+    assert registry.storage_backend("LocalDiskBackend") is registry.backend("LocalDiskBackend")
+    with pytest.raises(ConfigError, match="has to be a memory backend, for example"):
+        registry.memory_backend("LocalDiskBackend")
+    with pytest.raises(ConfigError, match="below the first tier a storage backend goes"):
+        registry.storage_backend("LocalCPUBackend")
 
 
 def test_a_known_name_is_answered_with_how_to_install_it() -> None:

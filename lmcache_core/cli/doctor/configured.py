@@ -43,15 +43,13 @@ def _engine(config: EngineConfig) -> Iterator[Finding]:
     for number, tier in enumerate(config.tiers):
         what = f"tier {tier.backend}"
         try:
-            spec = registry.backend(tier.backend)
             if number:
+                spec = registry.storage_backend(tier.backend)
                 plugin_section(spec.config, tier.options, f"storage backend {tier.backend}")
                 yield Finding(what, "ok", spec.summary)
-            elif isinstance(spec, MemoryBackendSpec):
-                yield Finding(what, "ok", _try_memory(config, spec))
             else:
-                text = f"a {spec.kind}; the first tier has to be a memory backend"
-                yield Finding(what, "wrong", text)
+                memory = registry.memory_backend(tier.backend)
+                yield Finding(what, "ok", _try_memory(config, memory))
         except LMCacheError as error:
             yield Finding(what, "wrong", _sentence(error))
         for serde in tier.serdes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from lmcache_core.api import EvictionPolicy, KVSpec, StorageBackendSpec
+from lmcache_core.api import EvictionPolicy, KVSpec
 from lmcache_core.config import EngineConfig, SerdeConfig, TierConfig, plugin_section
 from lmcache_core.engine.chunks.geometry import Geometry
 from lmcache_core.engine.chunks.hit_rule import HitRule
@@ -20,7 +20,6 @@ from lmcache_core.engine.frames.serde_shelf import SerdeShelf
 from lmcache_core.engine.storage.frame_book import FrameBook
 from lmcache_core.engine.storage.host import TierHost
 from lmcache_core.engine.storage.tier import READERS, StorageTier
-from lmcache_core.errors import ConfigError
 from lmcache_core.keys import Namespace
 from lmcache_core.plugins import PluginRegistry
 
@@ -65,17 +64,12 @@ class TierStarter:
             policy: Its eviction order.
 
         Raises:
-            ConfigError: Its section, or that of a serde, is wrong, or a serde
-                refuses the engine's payloads.
+            ConfigError: Its backend is none of storage, its section, or that
+                of a serde, is wrong, or a serde refuses the engine's payloads.
             UnknownNameError: The backend or a serde is not installed.
             PluginError: A plugin that is named is broken.
         """
-        spec = self._registry.backend(tier.backend)
-        if not isinstance(spec, StorageBackendSpec):
-            message = (
-                f"{tier.backend} is a {spec.kind}; below the first tier a storage backend goes"
-            )
-            raise ConfigError(message, key="storage")
+        spec = self._registry.storage_backend(tier.backend)
         section = plugin_section(spec.config, tier.options, f"storage backend {spec.name}")
         host = TierHost(self._config.instance_id, spec.name)
         residents = Residents(tier.capacity_bytes or 0, policy)

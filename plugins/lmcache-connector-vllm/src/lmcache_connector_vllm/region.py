@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from lmcache_core.api import BackendContext, ExtentHandle, MemoryBackendSpec
+from lmcache_core.api import BackendContext, ExtentHandle
 from lmcache_core.config import EngineConfig
-from lmcache_core.errors import ConfigError
 from lmcache_core.memory import HostRegion
 from lmcache_core.plugins import PluginRegistry
 
@@ -19,7 +18,7 @@ def create_region(config: EngineConfig, registry: PluginRegistry) -> HostRegion:
     """
     tier = config.memory_tier
     nbytes = (tier.capacity_bytes or 0) + config.staging_bytes
-    spec = memory_spec(config, registry)
+    spec = registry.memory_backend(tier.backend)
     return HostRegion.create(spec, tier.options, _context(config), nbytes)
 
 
@@ -31,26 +30,9 @@ def attach_region(
     Raises:
         BackendError: It is another host's, gone, or may not be opened.
     """
-    spec = memory_spec(config, registry)
-    return HostRegion.attach(spec, config.memory_tier.options, _context(config), handle)
-
-
-def memory_spec(config: EngineConfig, registry: PluginRegistry) -> MemoryBackendSpec:
-    """The memory backend that the first tier names.
-
-    Raises:
-        ConfigError: It is a storage backend.
-        UnknownNameError: It is not installed.
-    """
-    name = config.memory_tier.backend
-    spec = registry.backend(name)
-    if isinstance(spec, MemoryBackendSpec):
-        return spec
-    message = (
-        f"the first tier is {name}, a {spec.kind}; the first tier has to be a memory backend, "
-        "for example LocalCPUBackend"
-    )
-    raise ConfigError(message, key="storage")
+    tier = config.memory_tier
+    spec = registry.memory_backend(tier.backend)
+    return HostRegion.attach(spec, tier.options, _context(config), handle)
 
 
 def _context(config: EngineConfig) -> BackendContext:
