@@ -251,6 +251,17 @@ def test_every_rank_gets_back_its_own_pages(shape: str, shared: str) -> None:
     assert mapped() == left
 
 
+def test_every_rank_asks_for_the_registers_that_a_first_hit_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(
+        "lmcache_connector_vllm.worker_start.ask_for_tiles", lambda: asked.append(1)
+    )
+    with running(Rank(2, 2, seed=1), Rank(2, 2, seed=2)):
+        assert asked == [1, 1]
+
+
 def test_a_rank_that_lags_keeps_the_chunk_from_being_found() -> None:
     with running(Rank(2, 2, seed=1), Rank(2, 2, seed=2)) as instance:
         job = instance.plan_store()

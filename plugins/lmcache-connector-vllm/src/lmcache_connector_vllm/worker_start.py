@@ -13,6 +13,7 @@ from lmcache_connector_vllm.peers import Peers
 from lmcache_connector_vllm.place import Place
 from lmcache_connector_vllm.region import attach_region, create_region
 from lmcache_connector_vllm.shard import RankFacts, Shard, shard_of
+from lmcache_connector_vllm.tiles import ask_for_tiles
 from lmcache_connector_vllm.worker_side import WorkerSide
 from lmcache_core.api import ExtentHandle
 from lmcache_core.config import EngineConfig
@@ -84,6 +85,7 @@ def start_worker(
         PeerError: Another rank failed.
         LMCacheError: The memory cannot be had, or pages cannot be moved here.
     """
+    ask_for_tiles()
     registry = PluginRegistry.discover()
     with ExitStack() as undone:
         made: list[HostRegion] = []
