@@ -218,14 +218,99 @@ def test_rule_7_engines_are_told_once_it_is_on_the_disk_and_callers_once_all_is(
             with ThreadPoolExecutor(1) as pool:
                 answer = pool.submit(ask)
                 eventually((folder / "begun").exists)
-                # The engine answers this after all that it was asked before; the loop is free.
-                with httpx.Client(base_url=controller.url) as other:
-                    other.post("/health", json={"instance_id": "peer"}).raise_for_status()
+                let_the_loop_go_round(controller)
                 assert not peer.asked(kind)
                 assert not answer.done()
                 (folder / "go").touch()
                 assert answer.result().is_success
             assert peer.asked(kind)
+
+
+def test_a_pin_that_was_refused_is_off_the_disk_before_that_is_said(tmp_path: Path) -> None:
+    with (
+        dying(tmp_path, str(tmp_path), "release") as controller,
+        controller.peer(heartbeat_seconds=2) as peer,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        peer.refusal = ("conflict", {})
+        answer = pool.submit(put, controller, peer, "pin")
+        eventually((tmp_path / "begun").exists)
+        let_the_loop_go_round(controller)
+        assert not answer.done()
+        (tmp_path / "go").touch()
+        assert answer.result().status_code == 409
+        restart(controller)
+        assert controller.client.get("/v1/pins").json()["pins"] == []
+
+
+def test_a_pin_that_became_active_is_said_to_be_once_that_is_on_the_disk(tmp_path: Path) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    with (
+        dying(tmp_path, str(tmp_path), "report") as controller,
+        controller.peer() as peer,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        go.touch()
+        first = put(controller, peer, "pin", on_missing="reserve").json()
+        assert first["state"] == "pending"
+        go.unlink()
+        begun.unlink(missing_ok=True)
+        peer.cache(PROMPT)
+        eventually(lambda: shown(controller, "pin")["state"] == "active")
+        eventually(begun.exists)
+        answer = pool.submit(put, controller, peer, "pin", on_missing="reserve")
+        let_the_loop_go_round(controller)
+        assert not answer.done()
+        go.touch()
+        assert answer.result().json()["state"] == "active"
+
+
+def test_a_pin_that_is_asked_for_again_is_on_the_disk_before_its_engine_is_told(
+    tmp_path: Path,
+) -> None:
+    with (
+        dying(tmp_path, str(tmp_path), "pending") as controller,
+        controller.peer(heartbeat_seconds=2) as peer,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        peer.cache(PROMPT)
+        assert put(controller, peer, "pin", timeout_s=0.3).status_code == 504
+        answer = pool.submit(put, controller, peer, "pin")
+        let_the_loop_go_round(controller)
+        assert not peer.asked(PinCommand)
+        assert not answer.done()
+        (tmp_path / "go").touch()
+        assert answer.result().json()["state"] == "active"
+
+
+def test_a_pin_that_is_asked_for_again_is_answered_once_its_report_is_on_the_disk(
+    tmp_path: Path,
+) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    with (
+        dying(tmp_path, str(tmp_path), "report") as controller,
+        controller.peer(heartbeat_seconds=2) as peer,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        go.touch()
+        peer.beating = False
+        first = put(controller, peer, "pin", on_missing="reserve").json()
+        assert first["state"] == "pending"
+        go.unlink()
+        begun.unlink(missing_ok=True)
+        peer.cache(PROMPT)
+        answer = pool.submit(put, controller, peer, "pin", on_missing="reserve")
+        eventually(begun.exists)
+        let_the_loop_go_round(controller)
+        assert not answer.done()
+        go.touch()
+        assert answer.result().json()["state"] == "active"
+
+
+def let_the_loop_go_round(controller: ControllerProcess) -> None:
+    """An engine answers this after all that it was asked before."""
+    with httpx.Client(base_url=controller.url) as other:
+        other.post("/health", json={"instance_id": "peer"}).raise_for_status()
 
 
 def test_a_pin_of_a_request_is_acknowledged_once_it_is_on_the_disk(tmp_path: Path) -> None:
