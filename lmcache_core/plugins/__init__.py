@@ -10,9 +10,10 @@ from lmcache_core.plugins.listing import (
     list_plugins,
 )
 from lmcache_core.plugins.record import PluginRecord, PluginStatus
-from lmcache_core.plugins.registry import PluginRegistry
+from lmcache_core.plugins.registry import INSTALL_HINTS, PluginRegistry
 
 __all__ = [
+    "INSTALL_HINTS",
     "ConfigKey",
     "Offer",
     "PluginRecord",

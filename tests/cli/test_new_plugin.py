@@ -142,6 +142,16 @@ def test_a_name_that_is_taken_is_refused(
     assert not (here / "mine").exists()
 
 
+@pytest.mark.parametrize(("kind", "name"), [("backend", "redis"), ("serde", "zstd")])
+def test_nothing_is_written_that_would_take_the_place_of_ours(
+    here: Path, kind: str, name: str
+) -> None:
+    result = run(kind, name, "--directory", "mine")
+    assert result.exit_code == 2
+    assert f"-{name} is there already" in result.stderr
+    assert not (here / "mine").exists()
+
+
 def test_an_unknown_kind_is_answered_with_the_known_ones(here: Path) -> None:
     result = run("connector", "shelf")
     assert result.exit_code == 2

@@ -9,7 +9,7 @@ import click
 
 from lmcache_core.cli.plugins.distribution import KINDS, NewDistribution
 from lmcache_core.errors import ConflictError
-from lmcache_core.plugins import PluginRegistry, list_plugins
+from lmcache_core.plugins import INSTALL_HINTS, PluginRegistry, list_plugins
 
 
 @click.command()
@@ -43,6 +43,11 @@ def new(kind: str, name: str, directory: Path | None) -> None:
 
 def _refuse_taken_names(plugin: NewDistribution) -> None:
     """Two plugins of one name cannot both be loaded: say so before one is written."""
+    if plugin.distribution in INSTALL_HINTS.values():
+        raise ConflictError(
+            f"{plugin.distribution} is there already, beside lmcache-core, and what is installed "
+            "under its name takes its place; choose another name"
+        )
     for offer in list_plugins(PluginRegistry.discover()):
         taken = {offer.plugin.lower(), offer.name.lower()}
         mine = {plugin.name, plugin.offered.lower()}
