@@ -16,6 +16,7 @@ from lmcache_core.api.messages import (
     PinCommand,
     PlanCommand,
     RecodeCommand,
+    RenewCommand,
     Reply,
     SettleCommand,
     UnpinCommand,
@@ -145,12 +146,9 @@ class CommandRunner:
     def _run(self, command: Command) -> Reply:
         tiers = self._engine.tiers
         if isinstance(command, PinCommand):
-            descent = self._descents.pop(command.request_id, None)
-            if descent is not None:
-                descent.end()
-            with tiers.lock:
-                report = tiers.pins.pin(command.pin)
-            return self._reply(command, num_tokens=report.tokens_pinned, pin=report)
+            return self._pin(command)
+        if isinstance(command, RenewCommand):
+            return self._renew(command)
         if isinstance(command, PlanCommand):
             with tiers.lock:
                 cost = tiers.pins.plan(command.pin)
@@ -177,6 +175,26 @@ class CommandRunner:
         return self._reply(
             command, error="invalid", detail=f"unknown command {type(command).__name__}"
         )
+
+    def _pin(self, command: PinCommand) -> Reply:
+        descent = self._descents.pop(command.request_id, None)
+        if descent is not None:
+            descent.end()
+        with self._engine.tiers.lock:
+            report = self._engine.tiers.pins.pin(command.pin)
+        return self._reply(command, num_tokens=report.tokens_pinned, pin=report)
+
+    def _renew(self, command: RenewCommand) -> Reply:
+        renewal = command.renewal
+        with self._engine.tiers.lock:
+            report = self._engine.tiers.pins.renew(renewal)
+        if report is None:
+            detail = (
+                f"pin {renewal.pin_id!r} is not held whole in {renewal.location} at version "
+                f"{renewal.since}; ask for it with its tokens"
+            )
+            return self._reply(command, error="not_held", detail=detail)
+        return self._reply(command, num_tokens=report.tokens_pinned, pin=report)
 
     def _clear(self, command: ClearCommand) -> int:
         tiers = self._engine.tiers
