@@ -10,6 +10,7 @@ from lmcache_core.errors import (
     CapacityError,
     ConflictError,
     NotCachedError,
+    NotHeldError,
     UnknownNameError,
 )
 from lmcache_core.keys import Scope, tokens_to_bytes
@@ -156,7 +157,8 @@ def test_a_pin_that_is_not_held_so_is_not_changed_without_its_tokens(rig, pins, 
     rig.serve(list(range(20)))
     pins.pin(ask(range(20), version=2))
     before = pins.held(["p"])
-    assert pins.renew(change) is None
+    with pytest.raises(NotHeldError, match=f"{change.location} at version {change.since}"):
+        pins.renew(change)
     assert pins.held(["p", "q"]) == before
 
 
@@ -166,7 +168,8 @@ def test_a_pin_that_lost_something_is_not_changed_without_its_tokens(rig, pins):
     residents = rig.engine.tiers.memory.residents
     rig.engine.tiers.drop(MEMORY, list(residents)[:1], force=True)
     before = pins.held(["p"])
-    assert pins.renew(renewal(2, 1)) is None
+    with pytest.raises(NotHeldError):
+        pins.renew(renewal(2, 1))
     assert pins.held(["p"]) == before
 
 

@@ -19,7 +19,13 @@ from lmcache_core.engine.pins.pin import Pin
 from lmcache_core.engine.pins.place import PinnableTier, Place, TierPlace
 from lmcache_core.engine.pins.quotas import Quotas
 from lmcache_core.engine.pins.released import Released
-from lmcache_core.errors import CapacityError, ConflictError, NotCachedError, UnknownNameError
+from lmcache_core.errors import (
+    CapacityError,
+    ConflictError,
+    NotCachedError,
+    NotHeldError,
+    UnknownNameError,
+)
 from lmcache_core.keys import Key, KeyChain, Scope
 
 MAX_PINS = 1 << 16
@@ -113,18 +119,17 @@ class PinTable:
         self._keep(new)
         return self._report(new)
 
-    def renew(self, renewal: PinRenewal) -> PinReport | None:
-        """Change a pin that holds all it covers.
-
-        Returns:
-            Its report, as of :meth:`pin`; None where it is not held so.
+    def renew(self, renewal: PinRenewal) -> PinReport:
+        """Change a pin that holds all it covers; return its report, as of :meth:`pin`.
 
         Raises:
+            NotHeldError: It does not, or is at another version or in another place.
             ConflictError: It is held at a version that is not below the new one.
         """
-        pin = self._pins.get(renewal.pin_id)
-        if pin is None or not pin.whole or not pin.is_at(renewal.since, renewal.location):
-            return None
+        pin_id, since, location = renewal.pin_id, renewal.since, renewal.location
+        pin = self._pins.get(pin_id)
+        if pin is None or not pin.whole or not pin.is_at(since, location):
+            raise NotHeldError(pin_id, location=location, version=since)
         request = renewal.of(pin.request)
         self._check_version(request, pin)
         return self._renew(pin, request)
