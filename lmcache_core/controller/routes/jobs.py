@@ -32,7 +32,7 @@ class JobRoutes(Controller):
     path = "/v1/jobs"
     tags = ("jobs",)
 
-    @get("/", sync_to_thread=False, responses=responses(404, 422))
+    @get("/", sync_to_thread=False, responses=responses(404))
     def list_jobs(
         self,
         *,

@@ -52,7 +52,7 @@ class PlanRoutes(Controller):
     @post(
         "/v1/pins:plan",
         status_code=200,
-        responses=responses(400, 404, 409, 413, 422, 429, 503, 504),
+        responses=responses(404, 409, 415, 429, 503, 504),
     )
     async def plan_pin(self, plane: ControlPlane, data: PlanBody) -> PlanView:
         """Say what a pin would cost and whether it would fit; nothing is changed."""

@@ -110,7 +110,7 @@ class PinRoutes(Controller):
 
     @put(
         "/{pin_id:str}",
-        responses=responses(400, 404, 409, 412, 413, 422, 429, 503, 504, 507),
+        responses=responses(404, 409, 412, 415, 429, 503, 504, 507),
     )
     async def put_pin(
         self,
@@ -144,7 +144,7 @@ class PinRoutes(Controller):
             job.num_tokens = kept.num_tokens
         return _answer(kept.row, 201 if kept.created else 200)
 
-    @post("/", status_code=201, responses=responses(400, 404, 409, 413, 422, 429, 503, 504, 507))
+    @post("/", status_code=201, responses=responses(404, 409, 415, 429, 503, 504, 507))
     async def post_pin(self, plane: ControlPlane, data: PinBody) -> Response[PinView]:
         """Pin under a new name, which the answer tells."""
         with plane.jobs.track("PostPin") as job:
@@ -158,7 +158,7 @@ class PinRoutes(Controller):
 
     @patch(
         "/{pin_id:str}",
-        responses=responses(400, 404, 409, 412, 413, 422, 429, 503, 504, 507),
+        responses=responses(404, 409, 412, 415, 429, 503, 504, 507),
     )
     async def patch_pin(
         self, plane: ControlPlane, pin_id: str, data: PinPatch, if_match: IfMatch = None
@@ -187,7 +187,7 @@ class PinRoutes(Controller):
             raise UnknownNameError(kind, pin_id, (), hint="GET /v1/pins lists what is pinned.")
         return _answer(row, 200)
 
-    @get("/", sync_to_thread=False, responses=responses(404, 409, 422))
+    @get("/", sync_to_thread=False, responses=responses(404, 409))
     def list_pins(
         self,
         *,
@@ -212,7 +212,7 @@ class PinRoutes(Controller):
             location=location,
             identity=None if namespace is None else plane.directory.identity(namespace),
             state=pin_state,
-            labels=dict(item.partition("=")[::2] for item in label or ()),
+            labels=dict(map(_label, label or ())),
         )
         rows = filter(selection.matches, plane.ledger.rows(after))
         page = list(itertools.islice(rows, limit + 1))
@@ -222,7 +222,7 @@ class PinRoutes(Controller):
     @delete(
         "/{pin_id:str}",
         status_code=200,
-        responses=responses(400, 404, 412, 422, 503, 504),
+        responses=responses(404, 412, 503, 504),
     )
     async def delete_pin(
         self,
@@ -278,6 +278,13 @@ def _namespaces(directory: Directory, placements: list[Placement]) -> tuple[Name
 
 def _answer(row: PinRow, status: int) -> Response[PinView]:
     return Response(view(row), status_code=status, headers={"ETag": f'"{row.version}"'})
+
+
+def _label(item: str) -> tuple[str, str]:
+    name, given, value = item.partition("=")
+    if not given:
+        raise FieldError(f"label: {item!r} is wrong; give key=value")
+    return name, value
 
 
 def _check_id(pin_id: str) -> None:
