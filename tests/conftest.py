@@ -1,10 +1,9 @@
-"""What tests of every floor share: ports, processes, the tiny model, and whether vLLM is here."""
+"""What tests of every floor share: processes, the tiny model, and whether vLLM is here."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -52,20 +51,6 @@ def environment_as_it_was() -> Iterator[None]:
     }
     yield
     os.environ.update(added)
-
-
-@pytest.fixture(scope="session")
-def free_ports() -> Callable[[int], list[int]]:
-    """Find ports that nobody listens on, all different."""
-
-    def find(count: int) -> list[int]:
-        with ExitStack() as open_sockets:
-            probes = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
-            for probe in probes:
-                probe.bind(("127.0.0.1", 0))
-            return [probe.getsockname()[1] for probe in probes]
-
-    return find
 
 
 @pytest.fixture(scope="session")
