@@ -14,14 +14,18 @@ from msgspec import Meta
 
 from lmcache_core.api.deadline import Deadline
 from lmcache_core.api.pins import PIN_ID_PATTERN, OnMissing, PinState, Renew
-from lmcache_core.controller.directory import Directory
 from lmcache_core.controller.failures import FieldError
-from lmcache_core.controller.keeper import ANY_VERSION, Amendment
-from lmcache_core.controller.pin_row import NamespacePlace, PinContent, PinRow, Place
+from lmcache_core.controller.pin_change import ANY_VERSION, Amendment
+from lmcache_core.controller.pin_row import PinContent, PinRow
 from lmcache_core.controller.plane import ControlPlane
 from lmcache_core.controller.problems import responses
 from lmcache_core.controller.routes import fields
 from lmcache_core.controller.routes.pin_view import PinView, view
+from lmcache_core.controller.routes.placements import (
+    Placement,
+    instance_places,
+    namespace_places,
+)
 from lmcache_core.controller.routes.prompted import Prompted, tokens_of
 from lmcache_core.controller.selection import Selection
 from lmcache_core.errors import UnknownNameError
@@ -32,14 +36,6 @@ IfMatch = Annotated[
     str | None,
     Parameter(header="If-Match", description='The version to replace, as "N", or *.'),
 ]
-
-
-class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a pin's bytes are to stay: in an instance, or in all that serve a model."""
-
-    location: fields.PinLocation
-    instance_id: fields.InstanceId | None = None
-    namespace: fields.Namespace | None = None
 
 
 class PinBody(Prompted, frozen=True, kw_only=True):
@@ -64,8 +60,8 @@ class PinBody(Prompted, frozen=True, kw_only=True):
                 what they or the tokens are.
             UnknownNameError: An instance or a namespace is not known.
         """
-        places = _places(plane.directory, self.placements)
-        namespaces = _namespaces(plane.directory, self.placements)
+        places = instance_places(plane.directory, self.placements)
+        namespaces = namespace_places(plane.directory, self.placements)
         named = [plane.directory.get(place.instance_id) for place in places]
         serving = [e for wanted in namespaces for e in plane.directory.serving(wanted.identity)]
         return PinContent(
@@ -246,34 +242,6 @@ class PinRoutes(Controller):
             )
             job.num_tokens = released.num_tokens
         return _answer(released.row, 202 if released.failures else 200)
-
-
-def _places(directory: Directory, placements: list[Placement]) -> tuple[Place, ...]:
-    """The places that name an instance, in each of its data-parallel ranks."""
-    places: set[Place] = set()
-    for placement in placements:
-        if (placement.instance_id is None) == (placement.namespace is None):
-            message = "placements: name instance_id or namespace in each, and not both"
-            raise FieldError(message)
-        if placement.instance_id is not None:
-            members = directory.members(placement.instance_id)
-            places |= {Place(engine.instance_id, placement.location) for engine in members}
-    if len({place.instance_id for place in places}) < len(places):
-        message = "placements: one instance is named with two locations; use two pins"
-        raise FieldError(message)
-    return tuple(sorted(places))
-
-
-def _namespaces(directory: Directory, placements: list[Placement]) -> tuple[NamespacePlace, ...]:
-    found = {
-        NamespacePlace(directory.identity(placement.namespace), placement.location)
-        for placement in placements
-        if placement.namespace is not None
-    }
-    if len({wanted.identity for wanted in found}) < len(found):
-        message = "placements: one namespace is named with two locations; use two pins"
-        raise FieldError(message)
-    return tuple(sorted(found))
 
 
 def _answer(row: PinRow, status: int) -> Response[PinView]:
