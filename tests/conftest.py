@@ -53,6 +53,14 @@ def environment_as_it_was() -> Iterator[None]:
     os.environ.update(added)
 
 
+@pytest.fixture
+def quick_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk's first sync waits for all that the machine writes; what it does its tests show."""
+    from lmcache_backend_local_disk.disk import Disk
+
+    monkeypatch.setattr(Disk, "sync", lambda *_, **__: None)
+
+
 @pytest.fixture(scope="session")
 def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment less what would steer a server, and with a place for what it keeps."""

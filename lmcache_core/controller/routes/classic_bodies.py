@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from lmcache_core.api.pins import OnMissing
 from lmcache_core.controller.routes import fields
+from lmcache_core.controller.routes.pin_terms import PinTerms
 from lmcache_core.controller.routes.pin_view import PinView
 from lmcache_core.controller.routes.prompted import Prompted
 
@@ -14,30 +14,20 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Root of requests."""
 
 
-class PinBody(Prompted, frozen=True, kw_only=True):
+class PinBody(PinTerms, frozen=True, kw_only=True):
     """Pin a token sequence in one instance; all but the first three fields are optional extras."""
 
     instance_id: fields.InstanceId
     location: fields.PinLocation
-    ttl_s: fields.TtlSeconds | None = None
-    owner: fields.Owner = "default"
-    on_missing: OnMissing = OnMissing.PARTIAL
-    labels: fields.Labels = msgspec.field(default_factory=dict)
-    timeout_s: fields.TimeoutSeconds | None = None
 
 
-class UnpinBody(Prompted, frozen=True, kw_only=True):
+class UnpinBody(PinTerms, frozen=True, kw_only=True):
     """Release a pin: its id, or the event that made it, or the body that asked for it."""
 
     pin_id: str | None = None
     event_id: str | None = None
     instance_id: fields.InstanceId | None = None
     location: fields.PinLocation | None = None
-    ttl_s: fields.TtlSeconds | None = None
-    owner: fields.Owner = "default"
-    on_missing: OnMissing = OnMissing.PARTIAL
-    labels: fields.Labels = msgspec.field(default_factory=dict)
-    timeout_s: fields.TimeoutSeconds | None = None
 
 
 class PinsBody(Body, frozen=True, kw_only=True):

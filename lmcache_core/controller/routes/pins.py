@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import uuid
 from typing import Annotated
@@ -13,20 +12,22 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from lmcache_core.api.deadline import Deadline
-from lmcache_core.api.pins import PIN_ID_PATTERN, OnMissing, PinState, Renew
+from lmcache_core.api.pins import PIN_ID_PATTERN, PinState, Renew
 from lmcache_core.controller.failures import FieldError
 from lmcache_core.controller.pin_change import ANY_VERSION, Amendment
 from lmcache_core.controller.pin_row import PinContent, PinRow
 from lmcache_core.controller.plane import ControlPlane
 from lmcache_core.controller.problems import responses
 from lmcache_core.controller.routes import fields
+from lmcache_core.controller.routes.paging import Limit, page_of
+from lmcache_core.controller.routes.pin_terms import PinTerms
 from lmcache_core.controller.routes.pin_view import PinView, view
 from lmcache_core.controller.routes.placements import (
     Placement,
     instance_places,
     namespace_places,
 )
-from lmcache_core.controller.routes.prompted import Prompted, tokens_of
+from lmcache_core.controller.routes.prompted import tokens_of
 from lmcache_core.controller.selection import Selection
 from lmcache_core.errors import UnknownNameError
 
@@ -38,19 +39,14 @@ IfMatch = Annotated[
 ]
 
 
-class PinBody(Prompted, frozen=True, kw_only=True):
+class PinBody(PinTerms, frozen=True, kw_only=True):
     """What is to be pinned, where, for how long."""
 
     placements: Annotated[
         list[Placement],
         Meta(min_length=1, max_length=64, description="One per instance or namespace."),
     ]
-    owner: fields.Owner = "default"
-    ttl_s: fields.TtlSeconds | None = None
     renew: Renew = Renew.FIXED
-    on_missing: OnMissing = OnMissing.PARTIAL
-    labels: fields.Labels = msgspec.field(default_factory=dict)
-    timeout_s: fields.TimeoutSeconds | None = None
 
     async def content(self, plane: ControlPlane, deadline: Deadline) -> PinContent:
         """What the ledger keeps of it.
@@ -198,7 +194,7 @@ class PinRoutes(Controller):
         label: Annotated[
             list[str] | None, Parameter(query="label", description="key=value, all must hold.")
         ] = None,
-        limit: Annotated[int, Parameter(query="limit", ge=1, le=1000)] = 100,
+        limit: Limit = 100,
         after: str = "",
     ) -> PinList:
         """List pins by id, those that match."""
@@ -210,10 +206,8 @@ class PinRoutes(Controller):
             state=pin_state,
             labels=dict(map(_label, label or ())),
         )
-        rows = filter(selection.matches, plane.ledger.rows(after))
-        page = list(itertools.islice(rows, limit + 1))
-        more = page[limit - 1].pin_id if len(page) > limit else None
-        return PinList([view(row) for row in page[:limit]], more)
+        page, last = page_of(filter(selection.matches, plane.ledger.rows(after)), limit)
+        return PinList([view(row) for row in page], None if last is None else last.pin_id)
 
     @delete(
         "/{pin_id:str}",
