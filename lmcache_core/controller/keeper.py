@@ -7,7 +7,6 @@ import asyncio
 import msgspec
 
 from lmcache_core.api.deadline import Deadline
-from lmcache_core.api.messages import PinCommand, RenewCommand, Reply, UnpinCommand
 from lmcache_core.api.pins import OnMissing, PinState, Renew
 from lmcache_core.controller.commands import Commands
 from lmcache_core.controller.directory import Directory
@@ -18,6 +17,7 @@ from lmcache_core.controller.failures import (
     LedgerUnavailableError,
     PreconditionError,
 )
+from lmcache_core.controller.holders import Holders
 from lmcache_core.controller.ledger import Ledger
 from lmcache_core.controller.pin_change import Amendment, Kept, Released, check_version
 from lmcache_core.controller.pin_places import engines_of, places_of
@@ -38,7 +38,7 @@ class PinKeeper:
     def __init__(self, directory: Directory, ledger: Ledger, commands: Commands) -> None:
         self._directory = directory
         self._ledger = ledger
-        self._commands = commands
+        self._holders = Holders(ledger, commands)
         # Of two changes at once engines would refuse the older.
         self._turns = Turns("pin")
 
@@ -148,9 +148,7 @@ class PinKeeper:
                 raise ConflictError(message)
             if place.state is not PinState.ACTIVE:
                 await self._ledger.synced(deadline)
-                answer = await self._ask(engine, row, deadline)
-                if isinstance(answer, LMCacheError):
-                    raise answer
+                await self._holders.hold(engine, row, deadline)
             await self._ledger.synced(deadline)
             return place
 
@@ -160,14 +158,12 @@ class PinKeeper:
         Raises:
             EngineRefusedError: It will not.
         """
-        name = engine.instance_id
         async with self._turns.of(pin_id, deadline):
             row = self._living(pin_id)
-            place = row.places.get(name) if row else None
+            place = row.places.get(engine.instance_id) if row else None
             if row is None or place is None or place.told == row.version:
                 return
-            request = row.again(name, now=self._ledger.now())
-            self._take(await self._commands.ask(engine, deadline, PinCommand, pin=request))
+            await self._holders.hold_again(engine, row, deadline)
 
     async def tell_released(
         self, engine: EngineRecord, pin_id: str, version: int, deadline: Deadline
@@ -180,18 +176,7 @@ class PinKeeper:
         async with self._turns.of(pin_id, deadline):
             # Whoever released it may be just telling, and answers what was let go.
             if self._ledger.tombstones.version(pin_id, engine.instance_id) == version:
-                await self._release_in(engine, pin_id, version, deadline)
-
-    async def _release_in(
-        self, engine: EngineRecord, pin_id: str, version: int, deadline: Deadline
-    ) -> int:
-        reply = await self._commands.ask(
-            engine, deadline, UnpinCommand, pin_id=pin_id, version=version
-        )
-        if reply.error is not None:
-            raise EngineRefusedError(reply)
-        self._ledger.tombstones.acknowledge(pin_id, engine.instance_id, version)
-        return reply.num_tokens
+                await self._holders.let_go(engine, pin_id, version, deadline)
 
     def _living(self, pin_id: str) -> PinRow | None:
         row = self._ledger.get(pin_id)
@@ -265,35 +250,9 @@ class PinKeeper:
         self, engine: EngineRecord, row: PinRow, deadline: Deadline, old: PinRow | None = None
     ) -> int | LMCacheError:
         try:
-            reply = None if old is None else await self._ask_to_renew(engine, row, old, deadline)
-            if reply is None:
-                reply = await self._ask_in_full(engine, row, deadline)
-            self._take(reply)
+            return await self._holders.hold(engine, row, deadline, old)
         except LMCacheError as error:
             return error
-        return reply.num_tokens
-
-    async def _ask_to_renew(
-        self, engine: EngineRecord, row: PinRow, old: PinRow, deadline: Deadline
-    ) -> Reply | None:
-        """The answer of an engine that holds it whole; None where none does."""
-        renewal = row.renewal(engine.instance_id, old, now=self._ledger.now())
-        if renewal is None:
-            return None
-        reply = await self._commands.ask(engine, deadline, RenewCommand, renewal=renewal)
-        return None if reply.error == "not_held" else reply
-
-    async def _ask_in_full(self, engine: EngineRecord, row: PinRow, deadline: Deadline) -> Reply:
-        now, name = self._ledger.now(), engine.instance_id
-        # What was lost stays reserved; what was never there is looked for anew.
-        lost = row.places[name].state is PinState.DEGRADED
-        request = row.again(name, now=now) if lost else row.request(name, now=now)
-        return await self._commands.ask(engine, deadline, PinCommand, pin=request)
-
-    def _take(self, reply: Reply) -> None:
-        if reply.error is not None or reply.pin is None:
-            raise EngineRefusedError(reply)
-        self._ledger.take(reply.instance_id, reply.pin)
 
     async def _tell_released(self, row: PinRow, deadline: Deadline) -> Released:
         await self._ledger.synced(deadline)
@@ -311,6 +270,6 @@ class PinKeeper:
     ) -> int | LMCacheError:
         try:
             engine = self._directory.live_members(instance_id)[0]
-            return await self._release_in(engine, row.pin_id, row.version, deadline)
+            return await self._holders.let_go(engine, row.pin_id, row.version, deadline)
         except LMCacheError as error:
             return error
