@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import re
+import reprlib
 import typing
 from typing import Any
 
@@ -17,7 +17,14 @@ from lmcache_core.controller.expected import expected
 from lmcache_core.controller.failures import BodyError, BodyTypeError, FieldError
 from lmcache_core.controller.query import parameters
 
-_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
+_PLACE = " - at `$"
+"""What msgspec puts between what is wrong and where that is."""
+
+MAX_NAMED = 8
+"""So many unknown fields are named in an answer."""
+
+MAX_SHOWN = 300
+"""So many characters of what was given are."""
 
 _SAY_NOTHING = frozenset({"application/x-www-form-urlencoded", "text/plain"})
 """What clients call a body whose type they were not told: ``curl -d``, a browser's ``fetch``."""
@@ -94,16 +101,19 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 - any Stru
 
 
 def _wrong_field(error: msgspec.ValidationError, given: Any, kind: Any) -> FieldError:  # noqa: ANN401
-    match = _PLACE.match(str(error))
-    what, path = (match["what"], match["path"]) if match else (str(error), None)
+    what, placed, place = str(error).rpartition(_PLACE)
+    what, path = (what, place.rstrip("`").removeprefix(".")) if placed else (place, "")
     fields = _fields(kind)
     if "unknown field" in what and not path:
         known = sorted(field.encode_name for field in fields)
         unknown = [name for name in given if name not in known]
-        named = ", ".join(repr(name) for name in unknown)
-        return FieldError(f"unknown field {named}{nearest(unknown[0], known)}", available=known)
-    # What was given stands in the message, with its line breaks.
-    said = f"{path or 'body'}: {what[:1].lower()}{' '.join(what[1:].split())}"
+        named = ", ".join(map(reprlib.repr, unknown[:MAX_NAMED]))
+        more = f" and {len(unknown) - MAX_NAMED} more" if len(unknown) > MAX_NAMED else ""
+        close = nearest(unknown[0][:MAX_SHOWN], known)
+        return FieldError(f"unknown field {named}{more}{close}", available=known)
+    # What was given stands in the message, as long as it was and with its line breaks.
+    what = " ".join(what[:MAX_SHOWN].split())
+    said = f"{path or 'body'}: {what[:1].lower()}{what[1:]}"
     wanted = next((expected(field.type) for field in fields if field.encode_name == path), None)
     return FieldError(f"{said}; give {wanted}" if wanted else said)
 

@@ -189,3 +189,28 @@ def test_a_body_too_large_is_told_the_bound(controller: ControllerProcess) -> No
     answer, _ = ask(controller, "POST", "/pin", content=b" " * (17 << 20))
     assert answer.status_code == 413
     assert "max_body_bytes" in answer.json()["detail"]
+
+
+LONG = "ab" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/unpin", {"pin_id": LONG}),
+        ("/unpin", {"event_id": LONG}),
+        ("/check_finish", {"event_id": LONG}),
+        ("/query_instance", {"ip": LONG}),
+        ("/pin", {"instance_id": LONG}),
+        ("/pin", {LONG: 1}),
+        ("/pin", {str(number): 1 for number in range(10_000)}),
+        ("/v1/pins:warm", {"state": LONG}),
+        ("/v1/pins:warm", {"adapters": {LONG: ""}}),
+    ],
+)
+def test_what_is_refused_is_not_said_again_at_its_length(
+    controller: ControllerProcess, path: str, body: dict[str, object]
+) -> None:
+    answer = controller.post(path, **body)
+    assert answer.status_code == 422, answer.text[:500]
+    assert len(answer.content) < 2000

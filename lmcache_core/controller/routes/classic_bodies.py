@@ -24,8 +24,8 @@ class PinBody(PinTerms, frozen=True, kw_only=True):
 class UnpinBody(PinTerms, frozen=True, kw_only=True):
     """Release a pin: its id, or the event that made it, or the body that asked for it."""
 
-    pin_id: str | None = None
-    event_id: str | None = None
+    pin_id: fields.PinId | None = None
+    event_id: fields.EventId | None = None
     instance_id: fields.InstanceId | None = None
     location: fields.PinLocation | None = None
 
@@ -87,14 +87,14 @@ class HealthBody(Body, frozen=True, kw_only=True):
 class CheckFinishBody(Body, frozen=True, kw_only=True):
     """Ask how far an operation is."""
 
-    event_id: str
+    event_id: fields.EventId
 
 
 class QueryInstanceBody(Body, frozen=True, kw_only=True):
     """Ask which instance is on a host."""
 
-    ip: str
-    event_id: str | None = None
+    ip: fields.Host
+    event_id: fields.EventId | None = None
 
 
 class QueryWorkerInfoBody(Body, frozen=True, kw_only=True):
@@ -102,7 +102,7 @@ class QueryWorkerInfoBody(Body, frozen=True, kw_only=True):
 
     instance_id: fields.InstanceId
     worker_ids: list[int] | None = None
-    event_id: str | None = None
+    event_id: fields.EventId | None = None
 
 
 class Counted(msgspec.Struct, frozen=True):
