@@ -1,10 +1,9 @@
-"""What tests of every floor share: ports, processes, the tiny model, and whether vLLM is here."""
+"""What tests of every floor share: processes, the tiny model, and whether vLLM is here."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -54,18 +53,12 @@ def environment_as_it_was() -> Iterator[None]:
     os.environ.update(added)
 
 
-@pytest.fixture(scope="session")
-def free_ports() -> Callable[[int], list[int]]:
-    """Find ports that nobody listens on, all different."""
+@pytest.fixture
+def quick_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk's first sync waits for all that the machine writes; what it does its tests show."""
+    from lmcache_backend_local_disk.disk import Disk
 
-    def find(count: int) -> list[int]:
-        with ExitStack() as open_sockets:
-            probes = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
-            for probe in probes:
-                probe.bind(("127.0.0.1", 0))
-            return [probe.getsockname()[1] for probe in probes]
-
-    return find
+    monkeypatch.setattr(Disk, "sync", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ A prompt's chunks, by way of a controller.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -92,104 +93,108 @@ def move(
         click.echo(f"{answer['num_tokens']} tokens are in {new[1]} of {new[0]}")
 
 
+def chunk_options(tiers: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add the options that say which chunks of a tier are meant, and which controller is asked.
+
+    The command is called with ``body`` for the former, and as
+    :func:`controller_options` says.
+
+    Args:
+        tiers: Which tiers it may be, for the help.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(
+            *,
+            instance: str,
+            location: str,
+            everything: bool,
+            fields: dict[str, Any],
+            client: ControllerClient,
+            **others: Any,  # noqa: ANN401 - the command's own
+        ) -> None:
+            if everything and fields:
+                message = "give --all or a prompt, not both"
+                raise InputError(message)
+            body = {
+                "instance_id": instance,
+                "location": location,
+                "timeout_s": client.timeout_seconds,
+                **(fields if everything else required(fields, "--all")),
+            }
+            command(body=body, client=client, **others)
+
+        decorated: Callable[..., None] = run
+        for option in (
+            controller_options,
+            prompt_options,
+            click.option(
+                "--all", "everything", is_flag=True, help="All chunks, not those of a prompt."
+            ),
+            click.option("--location", required=True, help=f"In which of its {tiers}."),
+            click.option("--instance", required=True, help="In which instance."),
+        ):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
 @click.command()
-@click.option("--instance", required=True, help="In which instance.")
-@click.option("--location", required=True, help="In which of its tiers.")
-@click.option("--all", "everything", is_flag=True, help="All chunks, not those of a prompt.")
 @click.option("--force", is_flag=True, help="Pinned chunks, too; their pins show as degraded.")
-@prompt_options
-@controller_options
+@chunk_options("tiers")
 def clear(
     *,
-    instance: str,
-    location: str,
-    everything: bool,
+    body: dict[str, Any],
     force: bool,
-    fields: dict[str, Any],
     client: ControllerClient,
     as_json: bool,
 ) -> None:
     """Drop unpinned chunks of a tier: those of a prompt, or all."""
-    if everything and fields:
-        message = "give --all or a prompt, not both"
-        raise InputError(message)
-    body = {
-        "instance_id": instance,
-        "location": location,
-        "force": force,
-        "timeout_s": client.timeout_seconds,
-        **(fields if everything else required(fields, "--all")),
-    }
-    answer = client.ask("POST", "/clear", body).document
+    answer = client.ask("POST", "/clear", {**body, "force": force}).document
     if as_json:
         show(answer)
     else:
-        click.echo(f"{answer['num_tokens']} tokens dropped from {location} of {instance}")
+        place = f"{body['location']} of {body['instance_id']}"
+        click.echo(f"{answer['num_tokens']} tokens dropped from {place}")
 
 
-def recoding(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of what encodes chunks in another way."""
-    for option in (
-        controller_options,
-        prompt_options,
-        click.option(
-            "--all", "everything", is_flag=True, help="All chunks, not those of a prompt."
-        ),
-        click.option(
-            "--method",
-            required=True,
-            metavar="SERDE[,SERDE]",
-            help="By which serdes, as they encode; `lmcache plugins` lists those there are.",
-        ),
-        click.option("--location", required=True, help="In which of its storage tiers."),
-        click.option("--instance", required=True, help="In which instance."),
-    ):
-        command = option(command)
-    return command
+method = click.option(
+    "--method",
+    required=True,
+    metavar="SERDE[,SERDE]",
+    help="By which serdes, as they encode; `lmcache plugins` lists those there are.",
+)
 
 
 @click.command()
-@recoding
-def compress(**options: Any) -> None:  # noqa: ANN401 - see recoding
+@method
+@chunk_options("storage tiers")
+def compress(**options: Any) -> None:  # noqa: ANN401 - see _recode
     """Encode chunks of a storage tier by serdes where they are: those of a prompt, or all."""
     _recode("/compress", **options)
 
 
 @click.command()
-@recoding
-def decompress(**options: Any) -> None:  # noqa: ANN401 - see recoding
+@method
+@chunk_options("storage tiers")
+def decompress(**options: Any) -> None:  # noqa: ANN401 - see _recode
     """Make raw again what serdes have encoded in a storage tier: of a prompt, or all."""
     _recode("/decompress", **options)
 
 
 def _recode(
-    path: str,
-    *,
-    instance: str,
-    location: str,
-    method: str,
-    everything: bool,
-    fields: dict[str, Any],
-    client: ControllerClient,
-    as_json: bool,
+    path: str, *, body: dict[str, Any], method: str, client: ControllerClient, as_json: bool
 ) -> None:
-    if everything and fields:
-        message = "give --all or a prompt, not both"
-        raise InputError(message)
-    body = {
-        "instance_id": instance,
-        "method": method,
-        "location": location,
-        "timeout_s": client.timeout_seconds,
-        **(fields if everything else required(fields, "--all")),
-    }
-    answer = client.ask("POST", path, body).document
+    answer = client.ask("POST", path, {**body, "method": method}).document
     if as_json:
         show(answer)
         return
     saved = answer["saved_bytes"]
+    place = f"{body['location']} of {body['instance_id']}"
     click.echo(
-        f"{answer['num_tokens']} tokens in {location} of {instance} were encoded anew, which takes "
+        f"{answer['num_tokens']} tokens in {place} were encoded anew, which takes "
         f"{abs(saved)} bytes {'less' if saved >= 0 else 'more'}"
     )
     for outcome, count in answer["chunks"].items():

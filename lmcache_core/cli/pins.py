@@ -11,6 +11,7 @@ import click
 
 from lmcache_core.cli.client import ControllerClient, controller_options, show
 from lmcache_core.cli.lazy import RefusedByControllerError
+from lmcache_core.cli.narrowing import narrowing
 from lmcache_core.cli.prompt import (
     InputError,
     duration,
@@ -21,7 +22,6 @@ from lmcache_core.cli.prompt import (
 from lmcache_core.cli.table import table
 
 HEADINGS = ("PIN", "STATE", "TOKENS", "BYTES", "OWNER", "ENDS IN", "WHERE", "LABELS", "REASON")
-STATES = ("active", "partial", "pending", "degraded", "expired")
 ON_MISSING = ("partial", "reserve", "fail")
 
 
@@ -141,40 +141,24 @@ def unpin(
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--owner", help="Only this owner's.")
-@click.option("--instance", help="Only those in this instance.")
-@click.option("--location", help="Only those in this tier, or in any.")
-@click.option("--namespace", help="Only those in instances that serve this model.")
-@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
-@click.option(
-    "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only those with it; repeatable."
-)
+@narrowing("active", "partial", "pending", "degraded", "expired")
 @controller_options
 def pins(
     *,
     name: str | None,
-    owner: str | None,
-    instance: str | None,
-    location: str | None,
-    namespace: str | None,
-    state: str | None,
-    labels: Sequence[str],
+    narrowed: dict[str, Any],
     client: ControllerClient,
     as_json: bool,
 ) -> None:
     """List pins, or show the one called NAME, and how much of them holds."""
+    if name is not None and narrowed:
+        message = "say which: give the name of a pin, or what pins have in common"
+        raise InputError(message)
     if name is not None:
         found = [client.ask("GET", _path(name)).document]
     else:
-        query = {
-            "owner": owner,
-            "instance_id": instance,
-            "location": location,
-            "namespace": namespace,
-            "state": state,
-            "label": labels or None,
-        }
-        found = list(client.pages("/v1/pins", "pins", query))
+        labels = [f"{key}={value}" for key, value in narrowed.pop("labels", {}).items()]
+        found = list(client.pages("/v1/pins", "pins", {**narrowed, "label": labels}))
     if as_json:
         show(found)
     elif found:

@@ -79,7 +79,11 @@ def prompt_options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="KEY=VALUE",
             help="A tag that the request was given; repeatable.",
         ),
-        click.option("--adapter", metavar="CONTENT", help="Its adapter, by the adapter's content."),
+        click.option(
+            "--adapter",
+            metavar="CONTENT",
+            help="Its adapter, by the adapter's content; `lmcache adapter` prints it.",
+        ),
         click.option("--cache-salt", metavar="TEXT", help="The request's cache_salt."),
         click.option(
             "--messages",

@@ -9,24 +9,17 @@ import click
 
 from lmcache_core.cli.client import ControllerClient, controller_options, show
 from lmcache_core.cli.jobs import ended
+from lmcache_core.cli.narrowing import narrowing
 from lmcache_core.cli.prompt import InputError, duration, pairs
 from lmcache_core.cli.table import table
 
 HEADINGS = ("PIN", "WHERE", "STATE", "TOKENS", "COMPUTED", "REASON")
-STATES = ("partial", "pending", "degraded")
 
 
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All pins that are not active.")
-@click.option("--owner", help="Only this owner's.")
-@click.option("--instance", help="Only in this instance.")
-@click.option("--location", help="Only in this tier.")
-@click.option("--namespace", help="Only in instances that serve this model.")
-@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
-@click.option(
-    "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only those with it; repeatable."
-)
+@narrowing("partial", "pending", "degraded")
 @click.option(
     "--cache-salt", metavar="TEXT", help="The cache_salt of those that have one; it is not kept."
 )
@@ -49,12 +42,7 @@ def warm(
     *,
     names: Sequence[str],
     everything: bool,
-    owner: str | None,
-    instance: str | None,
-    location: str | None,
-    namespace: str | None,
-    state: str | None,
-    labels: Sequence[str],
+    narrowed: dict[str, Any],
     cache_salt: str | None,
     adapters: Sequence[str],
     prompt_timeout: float | None,
@@ -67,16 +55,8 @@ def warm(
     Each server is asked for its pins' prompts one by one, and stores what it has computed. Ends
     with 1 where a pin is not active then; the table says why.
     """
-    narrowed = {
-        "pin_ids": list(names),
-        "owner": owner,
-        "instance_id": instance,
-        "location": location,
-        "namespace": namespace,
-        "state": state,
-        "labels": pairs("--label", labels),
-    }
-    narrowed = {key: value for key, value in narrowed.items() if value}
+    if names:
+        narrowed["pin_ids"] = list(names)
     if bool(narrowed) == everything:
         message = "say which: give the names of pins, or what they have in common, or --all"
         raise InputError(message)

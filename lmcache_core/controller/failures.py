@@ -87,8 +87,20 @@ class PreconditionError(ConflictError):
 
 
 class BodyError(LMCacheError):
-    """A request's body is no JSON."""
+    """A request's body is no JSON, is missing, or is not read."""
+
+
+class BodyTypeError(BodyError):
+    """A request's body is in another format than JSON, and says so."""
 
 
 class FieldError(LMCacheError):
-    """A field of a request is missing, unknown or out of range."""
+    """A field of a request, or a parameter of its query, is missing, unknown or out of range.
+
+    Attributes:
+        available: The names that there are, where one is unknown; else None.
+    """
+
+    def __init__(self, message: str, *, available: list[str] | None = None) -> None:
+        super().__init__(message)
+        self.available = available

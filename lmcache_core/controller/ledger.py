@@ -6,11 +6,9 @@ It lives in memory; the journal takes what must outlive the process to a file.
 from __future__ import annotations
 
 import uuid
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
-from sortedcontainers import SortedDict
 
 from lmcache_core.api.deadline import Deadline
 from lmcache_core.api.pins import PinReport, PinRequest, PinState, Renew
@@ -18,6 +16,7 @@ from lmcache_core.controller.ends import EXPIRED_KEPT_SECONDS, Ends, due_at, is_
 from lmcache_core.controller.failures import LedgerFullError
 from lmcache_core.controller.journal import Journal
 from lmcache_core.controller.ledger_clock import LedgerClock
+from lmcache_core.controller.pin_index import PinIndex
 from lmcache_core.controller.pin_record import (
     META,
     META_KEY,
@@ -87,12 +86,8 @@ class Ledger:
         self.tombstones = Tombstones(self._journal)
         self._max_pins = max_pins
         self._max_bytes = max_bytes
-        self._rows: SortedDict[str, PinRow] = SortedDict()
-        self._by_instance: defaultdict[str, set[str]] = defaultdict(set)
-        self._by_namespace: defaultdict[bytes, set[str]] = defaultdict(set)
-        self._unsettled: defaultdict[str, set[str]] = defaultdict(set)
+        self._rows = PinIndex()
         self._ends = Ends()
-        self._bytes = 0
         # Engines remember what was released; a clock that is set back must
         # not bring a version that they have seen.
         self._highest = 0
@@ -108,8 +103,7 @@ class Ledger:
 
     def rows(self, after: str = "") -> Iterator[PinRow]:
         """Pins in the order of their ids, from the one after ``after`` on."""
-        for pin_id in self._rows.irange(minimum=after, inclusive=(False, True)):
-            yield self._rows[pin_id]
+        return self._rows.after(after)
 
     async def synced(self, deadline: Deadline) -> None:
         """Wait until a crash would lose nothing of what the ledger says now.
@@ -194,7 +188,7 @@ class Ledger:
             return
         kept = place.covered, row.expires_at
         place.take(report, row.content.num_tokens)
-        self._settle(instance_id, row.pin_id)
+        self._rows.settle(instance_id, row.pin_id)
         if row.content.renew is Renew.ON_HIT and (left := sane_ttl(report.ttl_seconds)) is not None:
             row.expires_at = max(row.expires_at or 0.0, now + left)
         if kept != (place.covered, row.expires_at):
@@ -239,8 +233,7 @@ class Ledger:
 
     def join(self, instance_id: str, identity: bytes, locations: Collection[str]) -> None:
         """An engine serves a namespace: its pins are to be held there, too."""
-        for pin_id in sorted(self._by_namespace.get(identity, ())):
-            row = self._rows[pin_id]
+        for row in self._rows.of_namespace(identity):
             if row.ended:
                 continue
             for wanted in row.content.namespaces:
@@ -251,7 +244,7 @@ class Ledger:
                     self._add_place(row, instance_id, wanted)
                 elif place.joined:
                     place.away = False
-                    self._unsettled[instance_id].add(pin_id)
+                    self._rows.unsettle(instance_id, row.pin_id)
 
     def leave(self, instance_id: str) -> None:
         """An engine is gone: where it was one of several of a namespace, it does not count."""
@@ -261,30 +254,31 @@ class Ledger:
 
     def lose(self, instance_id: str, reason: str) -> None:
         """Nothing is known any more of what an engine holds."""
-        for pin_id in self._by_instance.get(instance_id, ()):
-            self._rows[pin_id].places[instance_id].lose(reason)
-            self._settle(instance_id, pin_id)
+        for row in self.at(instance_id):
+            row.places[instance_id].lose(reason)
+            self._rows.settle(instance_id, row.pin_id)
 
     def owe(self, instance_id: str, pin_id: str, *, retry_at: float, reason: str) -> None:
         """An engine is to be asked for a pin, not before a time."""
         place = self._rows[pin_id].places[instance_id]
         place.retry_at, place.reason = retry_at, reason
-        self._unsettled[instance_id].add(pin_id)
+        self._rows.unsettle(instance_id, pin_id)
 
     def owed(self, instance_id: str, now: float) -> list[PinRow]:
         """The pins an engine has to be asked for now.
 
         One whose time is up is not: to be asked would start its time anew.
         """
-        rows = [self._rows[pin_id] for pin_id in sorted(self._unsettled.get(instance_id, ()))]
         wall = self.now()
         return [
-            row for row in rows if row.places[instance_id].retry_at <= now and not is_up(row, wall)
+            row
+            for row in self._rows.unsettled(instance_id)
+            if row.places[instance_id].retry_at <= now and not is_up(row, wall)
         ]
 
     def at(self, instance_id: str) -> list[PinRow]:
         """The pins that have a place in an engine."""
-        return [self._rows[pin_id] for pin_id in sorted(self._by_instance.get(instance_id, ()))]
+        return self._rows.at(instance_id)
 
     def expire(self) -> list[PinRow]:
         """End the pins whose time is up and return them; forget those that ended long ago."""
@@ -306,7 +300,7 @@ class Ledger:
                 self._journal.note(STANDINGS, pin_id, lazily=True)
                 self._journal.note(META, META_KEY, lazily=True)
                 for instance_id in row.places:
-                    self._settle(instance_id, pin_id)
+                    self._rows.settle(instance_id, pin_id)
                     # Who is away for longer than the pin is remembered here
                     # must not bring it back.
                     self.tombstones.bury(pin_id, instance_id, row.version)
@@ -318,29 +312,19 @@ class Ledger:
         """Nothing is known any more of what any engine holds of a pin."""
         for instance_id, place in row.places.items():
             place.lose(reason)
-            self._settle(instance_id, row.pin_id)
+            self._rows.settle(instance_id, row.pin_id)
 
     def _add_place(self, row: PinRow, instance_id: str, wanted: NamespacePlace) -> None:
         away = [name for name, place in row.places.items() if place.away]
         if len(away) >= MAX_AWAY:
             # It is remembered only so far as not to bring the pin back.
             oldest = away[0]
-            del row.places[oldest]
-            self._forget_place(row.pin_id, oldest)
+            self._rows.drop_place(row, oldest)
             self.tombstones.bury(row.pin_id, oldest, row.version)
-        row.places[instance_id] = PlaceState(
-            location=wanted.location, identity=wanted.identity, joined=True
-        )
-        self._by_instance[instance_id].add(row.pin_id)
-        self._unsettled[instance_id].add(row.pin_id)
+        place = PlaceState(location=wanted.location, identity=wanted.identity, joined=True)
+        self._rows.add_place(row, instance_id, place)
         self.tombstones.clear(row.pin_id, instance_id)
         self._journal.note(STANDINGS, row.pin_id)
-
-    def _forget_place(self, pin_id: str, instance_id: str) -> None:
-        self._settle(instance_id, pin_id)
-        self._by_instance[instance_id].discard(pin_id)
-        if not self._by_instance[instance_id]:
-            del self._by_instance[instance_id]
 
     def _next_version(self, pin_id: str, now: float) -> int:
         row = self._rows.get(pin_id)
@@ -380,7 +364,7 @@ class Ledger:
         self.expire()
 
     def _shift_deadlines(self, seconds: float) -> None:
-        for row in self._rows.values():
+        for row in self._rows:
             if row.expires_at is not None:
                 row.expires_at += seconds
                 self._journal.note(STANDINGS, row.pin_id)
@@ -414,44 +398,26 @@ class Ledger:
             self.tombstones.clear(row.pin_id, instance_id)
 
     def _put_in(self, row: PinRow) -> None:
-        self._rows[row.pin_id] = row
-        self._bytes += row.content.nbytes
-        for wanted in row.content.namespaces:
-            self._by_namespace[wanted.identity].add(row.pin_id)
-        for instance_id in row.places:
-            self._by_instance[instance_id].add(row.pin_id)
-            if not row.ended:
-                self._unsettled[instance_id].add(row.pin_id)
+        self._rows.add(row)
         if (next_look := look_at(row, self._clock.wall())) is not None:
             self._ends.add(next_look, row.pin_id)
         if self._ends.is_stale(len(self._rows)):
             self._count_ends()
 
     def _count_ends(self) -> None:
-        rows, now = self._rows.items(), self._clock.wall()
-        self._ends.replace((at, i) for i, row in rows if (at := look_at(row, now)) is not None)
+        now = self._clock.wall()
+        self._ends.replace(
+            (at, row.pin_id) for row in self._rows if (at := look_at(row, now)) is not None
+        )
 
     def _drop(self, row: PinRow) -> None:
-        del self._rows[row.pin_id]
+        self._rows.drop(row)
         self._journal.note(PINS, row.pin_id)
         self._journal.note(STANDINGS, row.pin_id)
-        self._bytes -= row.content.nbytes
-        for instance_id in row.places:
-            self._forget_place(row.pin_id, instance_id)
-        for wanted in row.content.namespaces:
-            self._by_namespace[wanted.identity].discard(row.pin_id)
-            if not self._by_namespace[wanted.identity]:
-                del self._by_namespace[wanted.identity]
-
-    def _settle(self, instance_id: str, pin_id: str) -> None:
-        unsettled = self._unsettled[instance_id]
-        unsettled.discard(pin_id)
-        if not unsettled:
-            del self._unsettled[instance_id]
 
     def _check_room(self, row: PinRow, old: PinRow | None) -> None:
         freed = old.content.nbytes if old else 0
-        nbytes = self._bytes - freed + row.content.nbytes
+        nbytes = self._rows.nbytes - freed + row.content.nbytes
         if nbytes > self._max_bytes or (old is None and len(self) >= self._max_pins):
             message = "the pin ledger is full; release pins that are no longer needed"
             raise LedgerFullError(
@@ -459,6 +425,6 @@ class Ledger:
                 pins=len(self),
                 max_pins=self._max_pins,
                 asked_bytes=row.content.nbytes,
-                used_bytes=self._bytes - freed,
+                used_bytes=self._rows.nbytes - freed,
                 limit_bytes=self._max_bytes,
             )

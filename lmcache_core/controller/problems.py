@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException
 from litestar.openapi.datastructures import ResponseSpec
 
 from lmcache_core.controller.failures import (
     BodyError,
+    BodyTypeError,
     EngineAwayError,
     EngineRefusedError,
     FieldError,
@@ -59,6 +60,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 _KINDS: dict[type[LMCacheError], tuple[int, str]] = {
     BodyError: (400, "malformed-body"),
+    BodyTypeError: (415, "unsupported-media-type"),
     FieldError: (422, "invalid-field"),
     TokenRangeError: (422, "invalid-field"),
     UnknownNameError: (404, "unknown-name"),
@@ -85,7 +87,8 @@ _REFUSALS: dict[str, tuple[int, str]] = {
 }
 
 _TITLES = {
-    "malformed-body": "The body is no JSON",
+    "malformed-body": "The body is not what the route takes",
+    "unsupported-media-type": "The body is in another format",
     "invalid-field": "A field of the request is wrong",
     "unknown-name": "There is nothing of that name",
     "precondition-failed": "The precondition does not hold",
@@ -103,7 +106,12 @@ _TITLES = {
 _ROUTING = {
     404: "there is no such route; GET /schema lists those there are",
     405: "the route does not take this method; GET /schema lists those that it takes",
+    413: "the body is longer than max_body_bytes of the controller's configuration; send less, or "
+    "raise it there",
 }
+
+_WRONG_REQUEST = (400, 413, 422)
+"""What a body that is not read or too long, and an unknown parameter, are answered with."""
 
 
 def problem_of(error: Exception) -> Problem:
@@ -115,11 +123,9 @@ def problem_of(error: Exception) -> Problem:
         for kind in type(error).__mro__:
             if kind in _KINDS:
                 status, name = _KINDS[kind]
-                available = error.available if isinstance(error, UnknownNameError) else None
-                return _problem(status, name, str(error), available, _facts(error))
+                return _problem(status, name, str(error), _available(error), _facts(error))
     if isinstance(error, HTTPException):
-        status = 422 if isinstance(error, ValidationException) else error.status_code
-        return _generic(status, _ROUTING.get(status) or _http_detail(error))
+        return _generic(error.status_code, _ROUTING.get(error.status_code) or error.detail)
     return _generic(500, "the controller failed; its log says how")
 
 
@@ -156,6 +162,10 @@ def _generic(status: int, detail: str) -> Problem:
     return Problem(type="about:blank", title=title, status=status, detail=detail or title)
 
 
+def _available(error: LMCacheError) -> list[str] | None:
+    return error.available if isinstance(error, UnknownNameError | FieldError) else None
+
+
 def _facts(error: LMCacheError) -> dict[str, int]:
     if isinstance(error, LedgerFullError):
         return error.facts
@@ -168,19 +178,9 @@ def _facts(error: LMCacheError) -> dict[str, int]:
     return {}
 
 
-def _http_detail(error: HTTPException) -> str:
-    if isinstance(error, ValidationException) and isinstance(error.extra, list):
-        if any(item.get("key") == "data" for item in error.extra):
-            # Litestar looks for a value of this name where there is no body.
-            return "the body is empty; send a JSON object"
-        parts = [f"{item.get('key', 'request')}: {item.get('message')}" for item in error.extra]
-        return "; ".join(parts) or error.detail
-    return error.detail
-
-
 def responses(*statuses: int) -> dict[int, ResponseSpec]:
-    """Document the problems that a route may answer with."""
+    """Document the problems that a route may answer with, besides those that every one may."""
     return {
         status: ResponseSpec(Problem, description=HTTPStatus(status).phrase, media_type=MEDIA_TYPE)
-        for status in statuses
+        for status in sorted({*_WRONG_REQUEST, *statuses})
     }

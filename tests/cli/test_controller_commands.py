@@ -279,6 +279,8 @@ def test_what_a_request_varied_by_is_named_by_options(lmcache: Command, peer: En
         (["pin", *WHERE, "--prompt", "hello"], 1, "serving_url"),
         (["pin", "--instance", "nobody", "--location", "x", "--tokens", "1"], 1, "node"),
         (["pins", "none"], 1, "unknown pin 'none'"),
+        (["pins", "none", "--owner", "me"], 2, "the name of a pin, or"),
+        (["pins", "--label", "x"], 2, "KEY=VALUE"),
         (["unpin"], 2, "names of pins"),
         (["unpin", "none"], 1, "unknown pin"),
         (["move", "--from", "x", "--to", "y", "--tokens", "1"], 2, "INSTANCE:LOCATION"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,12 +19,6 @@ from tests.controller.engine_peer import PATIENCE_SECONDS, EnginePeer
 COMMAND = [sys.executable, "-c", "from lmcache_core.cli.controller import main; main()"]
 ROOT = Path(__file__).parents[2]
 STARTED = re.compile(r"'controller.started' host='(.*?)' port=(\d+) monitor='(.*?)'")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def clean_environment() -> dict[str, str]:

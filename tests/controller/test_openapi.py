@@ -57,6 +57,21 @@ def test_every_route_is_in_the_schema_and_no_other(controller: ControllerProcess
     assert controller.client.get("/schema").json()["paths"] == paths
 
 
+def test_what_is_refused_is_a_problem_in_the_schema(controller: ControllerProcess) -> None:
+    paths = controller.client.get("/schema/openapi.json").json()["paths"]
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            refusals = {
+                status: list(answer["content"])
+                for status, answer in operation["responses"].items()
+                if int(status) >= 400
+            }
+            assert set(map(tuple, refusals.values())) <= {("application/problem+json",)}, path
+            system = operation["tags"] == ["system"]
+            assert system or {"400", "413", "422"} <= refusals.keys(), (method, path)
+            assert ("415" in refusals) == ("requestBody" in operation), (method, path)
+
+
 EACH = [(path, method) for path, names in OPERATIONS.items() for method in names]
 WITH_FIELDS = [
     (path, method)
@@ -90,6 +105,7 @@ def test_no_generated_request_is_a_failure_of_the_controllers(
         else:
             assert response.status_code < 500, response.text
         if response.status_code >= 400:
+            assert str(response.status_code) in documented, response.text
             assert response.headers["content-type"] == ["application/problem+json"]
 
     run()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
@@ -16,55 +13,45 @@ from lmcache_core.api.messages import PinCommand, UnpinCommand
 from tests.controller.controller_process import ControllerProcess
 from tests.controller.engine_peer import DISK, MEMORY, NAMESPACE, EnginePeer, eventually
 from tests.controller.test_with_engine import rig
+from tests.net.json_server import JsonHandler, JsonServer, serving
 
 PROMPT = list(range(1, 43))
 
 
-class Tokenize(BaseHTTPRequestHandler):
+class Tokenizing(JsonServer):
     """vLLM's ``/tokenize``: a token for each character."""
 
-    questions: list[dict[str, Any]]
+    def __init__(self) -> None:
+        super().__init__(_Tokenize)
+        self.questions: list[dict[str, Any]] = []
 
-    def do_POST(self) -> None:
-        question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.questions.append(question)
+
+class _Tokenize(JsonHandler):
+    server: Tokenizing
+
+    def do_POST(self) -> None:  # noqa: N802 - as http.server calls it
+        question = self.body()
+        self.server.questions.append(question)
         if question.get("prompt") == "slow":
-            self.server.stop_slow.wait(10)  # type: ignore[attr-defined]
+            self.server.go_on.wait(10)
         if question.get("prompt") == "broken":
-            self._answer(500, {"error": {"message": "no"}})
+            self.answer(500, {"error": {"message": "no"}})
         elif "messages" in question and question["messages"][0].get("role") != "system":
-            self._answer(400, {"error": {"message": "unknown role"}})
+            self.answer(400, {"error": {"message": "unknown role"}})
         else:
             text = question.get("prompt") or question["messages"][0]["content"]
-            self._answer(200, {"tokens": [ord(letter) for letter in text], "count": len(text)})
-
-    def _answer(self, status: int, answer: dict[str, Any]) -> None:
-        body = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+            self.answer(200, {"tokens": [ord(letter) for letter in text], "count": len(text)})
 
 
 @pytest.fixture(scope="module")
-def serving() -> Iterator[str]:
-    Tokenize.questions = []
-    with ThreadingHTTPServer(("127.0.0.1", 0), Tokenize) as server:
-        server.stop_slow = threading.Event()  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.stop_slow.set()  # type: ignore[attr-defined]
-        server.shutdown()
-        thread.join()
+def tokenizing() -> Iterator[Tokenizing]:
+    with serving(Tokenizing()) as server:
+        yield server
 
 
 @pytest.fixture
-def chatty(controller: ControllerProcess, serving: str) -> Iterator[EnginePeer]:
-    with controller.peer("chatty", serving_url=serving) as peer:
+def chatty(controller: ControllerProcess, tokenizing: Tokenizing) -> Iterator[EnginePeer]:
+    with controller.peer("chatty", serving_url=tokenizing.url) as peer:
         yield peer
 
 
@@ -81,13 +68,16 @@ def post(controller: ControllerProcess, peer: EnginePeer, **fields: object) -> h
     [{"prompt": "hello world"}, {"messages": [{"role": "system", "content": "hello world"}]}],
 )
 def test_a_pin_by_text_is_a_pin_by_the_tokens_the_server_makes_of_it(
-    controller: ControllerProcess, chatty: EnginePeer, what: dict[str, Any]
+    controller: ControllerProcess,
+    chatty: EnginePeer,
+    tokenizing: Tokenizing,
+    what: dict[str, Any],
 ) -> None:
     tokens = [ord(letter) for letter in "hello world"]
     chatty.cache(tokens)
     made = post(controller, chatty, **what).json()
     assert (made["state"], made["num_tokens"]) == ("active", 11)
-    asked = Tokenize.questions[-1]
+    asked = tokenizing.questions[-1]
     assert asked == (what if "prompt" in what else {**what, "add_generation_prompt": False})
     base = {"instance_id": "chatty", "location": MEMORY}
     by_text = controller.post("/pin", **base, **what).json()

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from lmcache_backend_local_disk.disk import Disk
 from lmcache_core.cli.main import main
 from lmcache_core.config import TierConfig
 from tests.controller.controller_process import ControllerProcess
@@ -22,11 +21,7 @@ from tests.engine.test_storage_tier import LONG, settle
 DISK = "LocalDiskBackend"
 NAME = "anywhere"
 
-
-@pytest.fixture(autouse=True)
-def _syncs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first one waits for all that the machine writes; what it does the plugin's tests show."""
-    monkeypatch.setattr(Disk, "sync", lambda *_, **__: None)
+pytestmark = pytest.mark.usefixtures("quick_syncs")
 
 
 @contextlib.contextmanager

@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.controller.controller_process import ControllerProcess, clean_environment, free_port
+from tests.controller.controller_process import ControllerProcess, clean_environment
 from tests.controller.engine_peer import MEMORY, EnginePeer, eventually
+from tests.net.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PROMPT = list(range(1000))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import yaml
 
 from examples.pin.quickstart.server import Server, group_members
 from examples.tiny_model.make_tiny_llama import SIZES, make_tiny_llama
+from tests.net.ports import free_port
 
 INSTANCE = "the_instance"
 MEMORY = "LocalCPUBackend"
@@ -29,14 +29,6 @@ WAIT_SECONDS = 30
 
 KV_BYTES_PER_TOKEN = 2 * 2 * 2 * 32 * 4
 """Of the tiny model in float32: two layers, K and V, two heads of 32."""
-
-
-def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def until(what: str, done: Callable[[], Any], seconds: float = WAIT_SECONDS) -> Any:

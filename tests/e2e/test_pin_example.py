@@ -21,6 +21,7 @@ from examples.pin.quickstart.problem import Problem
 from examples.pin.quickstart.server import Server
 from examples.tiny_model.make_tiny_llama import PIN_PROMPT
 from tests.docs.blocks import commands
+from tests.net.ports import free_ports
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -100,7 +101,7 @@ def until(what: str, done: Callable[[], bool], servers: list[Server], seconds: f
 
 
 @pytest.fixture(scope="module")
-def example(tmp_path_factory, free_ports, run_server, clean_environment):
+def example(tmp_path_factory, run_server, clean_environment):
     folder = tmp_path_factory.mktemp("example")
     (folder / "examples").symlink_to(ROOT / "examples")
     programs = Path(sys.executable).parent

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.net.ports import free_ports
+
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -66,7 +68,7 @@ def command_lines() -> Iterator[str]:
 
 
 @pytest.fixture
-def run(tmp_path, free_ports, clean_environment):
+def run(tmp_path, clean_environment):
     return Run(tmp_path, free_ports(3), clean_environment)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from lmcache_core.api.frames import is_record
 from lmcache_core.engine.frames.calls import BackendCalls
-from tests.engine.test_kept_pins import engine, pin, unpin
+from tests.engine.kept_pins.keeping import engine, pin, unpin
 from tests.engine.test_local_disk import Folder
 from tests.engine.test_storage_tier import LONG, settle
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lmcache_core.config import TierConfig, TierRules
-from tests.engine.rig import FRAME_BYTES, SLOT_BYTES, Rig
+from tests.engine.hierarchy.stores import counters, fill, prompt, settle
+from tests.engine.rig import CHUNK_TOKENS, FRAME_BYTES, SLOT_BYTES, Rig
 from tests.engine.serdes import SIGNED, ZLIB, chain
-from tests.engine.test_hierarchy import CHUNK_TOKENS, counters, fill, prompt, settle
 from tests.engine.test_state_machine import dict_spec
 
 DISK = "LocalDiskBackend"

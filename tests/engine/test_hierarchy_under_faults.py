@@ -17,10 +17,11 @@ from lmcache_core.api import Capability, PutStatus
 from lmcache_core.api.pins import OnMissing
 from lmcache_core.config import TierRules
 from lmcache_core.errors import BackendError
+from tests.engine.hierarchy.commander import Commander
+from tests.engine.hierarchy.stores import Gated, nothing_is_under_way, settle
 from tests.engine.hybrid_rig import HybridRig, windows
 from tests.engine.rig import Rig, storage_spec
 from tests.engine.serdes import SIGNED, ZLIB, chain
-from tests.engine.test_hierarchy import Commander, Gated, nothing_is_under_way, settle
 
 OPERATIONS = 250
 SLOWEST_SECONDS = 0.004

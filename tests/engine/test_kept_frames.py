@@ -12,8 +12,8 @@ from lmcache_core.engine.storage import recovery
 from lmcache_core.engine.storage import tier as storage_tier
 from lmcache_core.errors import BackendError
 from lmcache_core.testing import DictStore
+from tests.engine.kept_pins.keeping import report
 from tests.engine.rig import CHUNK_TOKENS, FRAME_BYTES, Rig, storage_spec
-from tests.engine.test_kept_pins import report
 from tests.engine.test_pins import ask
 from tests.engine.test_storage_tier import LONG, Watched, below, flood, settle
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lmcache_core.api.pins import PinState
-from tests.engine.test_kept_pins import engine, record_files, report
+from tests.engine.kept_pins.keeping import engine, record_files, report
 from tests.engine.test_local_disk import Folder
 from tests.engine.test_storage_tier import LONG, flood, settle
 

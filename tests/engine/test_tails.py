@@ -8,9 +8,9 @@ from lmcache_core.api import Capability
 from lmcache_core.api.connector import KVGroup
 from lmcache_core.keys import Scope
 from lmcache_core.testing import DictBackend, DictConfig, DictStore
+from tests.engine.kept_pins.keeping import report
 from tests.engine.rig import BLOCK_BYTES, BLOCK_TOKENS, CHUNK_TOKENS, GARBAGE, Rig, storage_spec
 from tests.engine.serdes import ZLIB, chain
-from tests.engine.test_kept_pins import report
 from tests.engine.test_pins import MEMORY, ask
 from tests.engine.test_storage_tier import below, flood, settle
 

@@ -12,8 +12,8 @@ from lmcache_core.config import TierConfig, plugin_section
 from lmcache_core.errors import BackendError
 from lmcache_core.plugins import PluginRegistry
 from lmcache_core.testing import DictBackend, DictConfig, DictStore, FaultyBackend, faults
+from tests.engine.kept_pins.keeping import report
 from tests.engine.rig import FRAME_BYTES, SLOT_BYTES, Rig, storage_spec
-from tests.engine.test_kept_pins import report
 from tests.engine.test_pins import ask
 from tests.engine.test_storage_tier import LONG, flood, settle, settle_reads
 from tests.net.redis_servers import RedisServer, need_redis

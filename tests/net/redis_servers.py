@@ -14,6 +14,8 @@ from typing import Any, Self
 
 import pytest
 
+from tests.net.ports import free_port
+
 PATIENCE_SECONDS = 30.0
 SLOTS = 16384
 
@@ -28,13 +30,6 @@ def need_redis() -> str:
             pytest.fail(f"REQUIRE_REDIS=1 and {sentence}")
         pytest.skip(sentence)
     return BINARY
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RedisServer:

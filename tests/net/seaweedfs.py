@@ -6,11 +6,10 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from datetime import timedelta
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -19,6 +18,8 @@ from urllib.parse import urlsplit
 
 import obstore
 from obstore.store import S3Store
+
+from tests.net.ports import free_ports
 
 BUCKET = "kv-frames"
 OPEN_BUCKET = "open-frames"
@@ -178,12 +179,3 @@ def find_weed() -> Path | None:
     beside = Path(sys.executable).with_name("weed")
     found = str(beside) if os.access(beside, os.X_OK) else shutil.which("weed")
     return Path(found) if found else None
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

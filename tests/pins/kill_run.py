@@ -30,10 +30,10 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from tests.controller.controller_process import free_port
 from tests.disk.calls_between import RecordingCalls
 from tests.disk.kill_rounds import main
 from tests.engine.test_storage_tier import settle
+from tests.net.ports import free_port
 from tests.pins.child import Child, KillPlan
 from tests.pins.controller_child import LEDGER_POINTS, live_controller, warm
 from tests.pins.engine_child import live_engine, make_engine, serve_some

@@ -24,7 +24,7 @@ from lmcache_core.api.messages import ClearCommand, MoveCommand
 from lmcache_core.api.pins import OnMissing, Renew
 from lmcache_core.config import ANYWHERE
 from lmcache_core.controller.failures import EngineRefusedError
-from lmcache_core.controller.keeper import Amendment
+from lmcache_core.controller.pin_change import Amendment
 from lmcache_core.controller.pin_row import PinContent, PinRow, Place
 from lmcache_core.keys import EMPTY_SCOPE, tokens_to_bytes
 from tests.pins.checks import QUOTA_BYTES, Checks

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from litestar import Controller
+from litestar import Controller, Router
 
+from lmcache_core.controller.body import check_body
+from lmcache_core.controller.query import check_query
 from lmcache_core.controller.routes.classic import ClassicRoutes
 from lmcache_core.controller.routes.instances import InstanceRoutes
 from lmcache_core.controller.routes.jobs import JobRoutes
@@ -15,7 +17,7 @@ from lmcache_core.controller.routes.plugins import PluginRoutes
 from lmcache_core.controller.routes.recoding import RecodeRoutes
 from lmcache_core.controller.routes.system import SystemRoutes
 
-ROUTES: list[type[Controller]] = [
+STRICT: list[type[Controller]] = [
     ClassicRoutes,
     MoveRoutes,
     RecodeRoutes,
@@ -25,6 +27,11 @@ ROUTES: list[type[Controller]] = [
     JobRoutes,
     InstanceRoutes,
     PluginRoutes,
+]
+
+ROUTES: list[Router | type[Controller]] = [
+    Router("/", route_handlers=STRICT, guards=[check_query, check_body]),
+    # Load balancers and Prometheus ask these as they ask other services.
     SystemRoutes,
 ]
 

@@ -23,8 +23,8 @@ from lmcache_core.controller.routes.prompted import tokens_of
 from lmcache_core.controller.selection import Selection
 from lmcache_core.errors import UnknownNameError
 
-WAITS = responses(400, 404, 409, 413, 422, 429, 503, 504, 507)
-ASKS = responses(400, 404, 413, 422, 503, 504)
+WAITS = responses(404, 409, 415, 429, 503, 504, 507)
+ASKS = responses(404, 415, 503, 504)
 
 
 class ClassicRoutes(Controller):
@@ -65,7 +65,7 @@ class ClassicRoutes(Controller):
         """List pins, all or those that match."""
         return _pins(plane, data or bodies.PinsBody())
 
-    @get("/pins", sync_to_thread=False)
+    @get("/pins", sync_to_thread=False, responses=responses())
     def get_pins(
         self,
         plane: ControlPlane,

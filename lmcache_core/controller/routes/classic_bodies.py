@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from lmcache_core.api.pins import OnMissing
 from lmcache_core.controller.routes import fields
+from lmcache_core.controller.routes.pin_terms import PinTerms
 from lmcache_core.controller.routes.pin_view import PinView
 from lmcache_core.controller.routes.prompted import Prompted
 
@@ -14,30 +14,20 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Root of requests."""
 
 
-class PinBody(Prompted, frozen=True, kw_only=True):
+class PinBody(PinTerms, frozen=True, kw_only=True):
     """Pin a token sequence in one instance; all but the first three fields are optional extras."""
 
     instance_id: fields.InstanceId
     location: fields.PinLocation
-    ttl_s: fields.TtlSeconds | None = None
-    owner: fields.Owner = "default"
-    on_missing: OnMissing = OnMissing.PARTIAL
-    labels: fields.Labels = msgspec.field(default_factory=dict)
-    timeout_s: fields.TimeoutSeconds | None = None
 
 
-class UnpinBody(Prompted, frozen=True, kw_only=True):
+class UnpinBody(PinTerms, frozen=True, kw_only=True):
     """Release a pin: its id, or the event that made it, or the body that asked for it."""
 
-    pin_id: str | None = None
-    event_id: str | None = None
+    pin_id: fields.PinId | None = None
+    event_id: fields.EventId | None = None
     instance_id: fields.InstanceId | None = None
     location: fields.PinLocation | None = None
-    ttl_s: fields.TtlSeconds | None = None
-    owner: fields.Owner = "default"
-    on_missing: OnMissing = OnMissing.PARTIAL
-    labels: fields.Labels = msgspec.field(default_factory=dict)
-    timeout_s: fields.TimeoutSeconds | None = None
 
 
 class PinsBody(Body, frozen=True, kw_only=True):
@@ -97,14 +87,14 @@ class HealthBody(Body, frozen=True, kw_only=True):
 class CheckFinishBody(Body, frozen=True, kw_only=True):
     """Ask how far an operation is."""
 
-    event_id: str
+    event_id: fields.EventId
 
 
 class QueryInstanceBody(Body, frozen=True, kw_only=True):
     """Ask which instance is on a host."""
 
-    ip: str
-    event_id: str | None = None
+    ip: fields.Host
+    event_id: fields.EventId | None = None
 
 
 class QueryWorkerInfoBody(Body, frozen=True, kw_only=True):
@@ -112,7 +102,7 @@ class QueryWorkerInfoBody(Body, frozen=True, kw_only=True):
 
     instance_id: fields.InstanceId
     worker_ids: list[int] | None = None
-    event_id: str | None = None
+    event_id: fields.EventId | None = None
 
 
 class Counted(msgspec.Struct, frozen=True):

@@ -52,6 +52,12 @@ Position = Annotated[
 
 PinId = Annotated[str, Meta(pattern=PIN_ID_PATTERN, description="A pin's name, fit for a URL.")]
 
+EventId = Annotated[
+    str, Meta(max_length=256, description="An operation's name and a uuid, as it was answered.")
+]
+
+Host = Annotated[str, Meta(max_length=256, description="A host's address or name.")]
+
 Owner = Annotated[str, Meta(min_length=1, max_length=128, description="Who asks, for quotas.")]
 
 Labels = Annotated[

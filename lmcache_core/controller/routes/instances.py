@@ -60,7 +60,7 @@ class InstanceRoutes(Controller):
     path = "/v1/instances"
     tags = ("instances",)
 
-    @get("/", sync_to_thread=False)
+    @get("/", sync_to_thread=False, responses=responses())
     def list_instances(self, plane: ControlPlane) -> InstanceList:
         """List the engines."""
         return InstanceList([_view(plane, engine) for engine in plane.directory])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Annotated
 
 import msgspec
@@ -12,6 +11,7 @@ from litestar.params import Parameter
 from lmcache_core.controller.jobs import Job, JobState
 from lmcache_core.controller.plane import ControlPlane
 from lmcache_core.controller.problems import responses
+from lmcache_core.controller.routes.paging import Limit, page_of
 
 
 class JobList(msgspec.Struct, frozen=True):
@@ -32,14 +32,14 @@ class JobRoutes(Controller):
     path = "/v1/jobs"
     tags = ("jobs",)
 
-    @get("/", sync_to_thread=False, responses=responses(404, 422))
+    @get("/", sync_to_thread=False, responses=responses(404))
     def list_jobs(
         self,
         *,
         plane: ControlPlane,
         operation: str | None = None,
         job_state: Annotated[JobState | None, Parameter(query="state")] = None,
-        limit: Annotated[int, Parameter(query="limit", ge=1, le=1000)] = 100,
+        limit: Limit = 100,
         after: str | None = None,
     ) -> JobList:
         """List jobs, the latest first, those that match."""
@@ -48,9 +48,8 @@ class JobRoutes(Controller):
             for job in plane.jobs.latest(after)
             if operation in (None, job.operation) and job_state in (None, job.state)
         )
-        page = list(itertools.islice(found, limit + 1))
-        more = page[limit - 1].event_id if len(page) > limit else None
-        return JobList(page[:limit], more)
+        page, last = page_of(found, limit)
+        return JobList(page, None if last is None else last.event_id)
 
     @get("/{event_id:str}", sync_to_thread=False, responses=responses(404))
     def get_job(self, plane: ControlPlane, event_id: str) -> Job:

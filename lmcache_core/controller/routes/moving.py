@@ -25,7 +25,7 @@ class MoveRoutes(Controller):
 
     tags = ("classic",)
 
-    @post("/move", status_code=200, responses=responses(400, 404, 409, 413, 422, 429, 503, 504))
+    @post("/move", status_code=200, responses=responses(404, 409, 415, 429, 503, 504))
     async def move(self, plane: ControlPlane, data: bodies.MoveBody) -> bodies.Counted:
         """Bring the chunks of some tokens to another tier of an instance, or to another instance.
 

@@ -8,7 +8,7 @@ import msgspec
 from litestar import Controller, post
 
 from lmcache_core.api.pins import PinCost
-from lmcache_core.controller.keeper import places_of
+from lmcache_core.controller.pin_places import engines_of, places_of
 from lmcache_core.controller.plane import ControlPlane
 from lmcache_core.controller.problems import responses
 from lmcache_core.controller.routes import fields
@@ -52,14 +52,14 @@ class PlanRoutes(Controller):
     @post(
         "/v1/pins:plan",
         status_code=200,
-        responses=responses(400, 404, 409, 413, 422, 429, 503, 504),
+        responses=responses(404, 409, 415, 429, 503, 504),
     )
     async def plan_pin(self, plane: ControlPlane, data: PlanBody) -> PlanView:
         """Say what a pin would cost and whether it would fit; nothing is changed."""
         with plane.jobs.track("PlanPin"):
             deadline = plane.deadline(data.timeout_s)
             content = await data.content(plane, deadline)
-            engines = plane.keeper.check(content)
+            engines = engines_of(plane.directory, content)
             pin_id = data.pin_id or f"plan-{uuid.uuid4().hex}"
             costs = await plane.planner.plan(
                 pin_id, content, places_of(content, engines), engines, deadline

@@ -73,7 +73,7 @@ class WarmRoutes(Controller):
     @post(
         "/v1/pins:warm",
         status_code=202,
-        responses=responses(400, 404, 409, 413, 422, 429),
+        responses=responses(404, 409, 415, 429),
     )
     async def warm_pins(self, plane: ControlPlane, data: WarmBody) -> Response[Job]:
         """Have the prompts of pins computed that are not active, which makes them active.

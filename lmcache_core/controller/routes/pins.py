@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import uuid
 from typing import Annotated
@@ -13,16 +12,22 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from lmcache_core.api.deadline import Deadline
-from lmcache_core.api.pins import PIN_ID_PATTERN, OnMissing, PinState, Renew
-from lmcache_core.controller.directory import Directory
+from lmcache_core.api.pins import PIN_ID_PATTERN, PinState, Renew
 from lmcache_core.controller.failures import FieldError
-from lmcache_core.controller.keeper import ANY_VERSION, Amendment
-from lmcache_core.controller.pin_row import NamespacePlace, PinContent, PinRow, Place
+from lmcache_core.controller.pin_change import ANY_VERSION, Amendment
+from lmcache_core.controller.pin_row import PinContent, PinRow
 from lmcache_core.controller.plane import ControlPlane
 from lmcache_core.controller.problems import responses
 from lmcache_core.controller.routes import fields
+from lmcache_core.controller.routes.paging import Limit, page_of
+from lmcache_core.controller.routes.pin_terms import PinTerms
 from lmcache_core.controller.routes.pin_view import PinView, view
-from lmcache_core.controller.routes.prompted import Prompted, tokens_of
+from lmcache_core.controller.routes.placements import (
+    Placement,
+    instance_places,
+    namespace_places,
+)
+from lmcache_core.controller.routes.prompted import tokens_of
 from lmcache_core.controller.selection import Selection
 from lmcache_core.errors import UnknownNameError
 
@@ -34,27 +39,14 @@ IfMatch = Annotated[
 ]
 
 
-class Placement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a pin's bytes are to stay: in an instance, or in all that serve a model."""
-
-    location: fields.PinLocation
-    instance_id: fields.InstanceId | None = None
-    namespace: fields.Namespace | None = None
-
-
-class PinBody(Prompted, frozen=True, kw_only=True):
+class PinBody(PinTerms, frozen=True, kw_only=True):
     """What is to be pinned, where, for how long."""
 
     placements: Annotated[
         list[Placement],
         Meta(min_length=1, max_length=64, description="One per instance or namespace."),
     ]
-    owner: fields.Owner = "default"
-    ttl_s: fields.TtlSeconds | None = None
     renew: Renew = Renew.FIXED
-    on_missing: OnMissing = OnMissing.PARTIAL
-    labels: fields.Labels = msgspec.field(default_factory=dict)
-    timeout_s: fields.TimeoutSeconds | None = None
 
     async def content(self, plane: ControlPlane, deadline: Deadline) -> PinContent:
         """What the ledger keeps of it.
@@ -64,8 +56,8 @@ class PinBody(Prompted, frozen=True, kw_only=True):
                 what they or the tokens are.
             UnknownNameError: An instance or a namespace is not known.
         """
-        places = _places(plane.directory, self.placements)
-        namespaces = _namespaces(plane.directory, self.placements)
+        places = instance_places(plane.directory, self.placements)
+        namespaces = namespace_places(plane.directory, self.placements)
         named = [plane.directory.get(place.instance_id) for place in places]
         serving = [e for wanted in namespaces for e in plane.directory.serving(wanted.identity)]
         return PinContent(
@@ -110,7 +102,7 @@ class PinRoutes(Controller):
 
     @put(
         "/{pin_id:str}",
-        responses=responses(400, 404, 409, 412, 413, 422, 429, 503, 504, 507),
+        responses=responses(404, 409, 412, 415, 429, 503, 504, 507),
     )
     async def put_pin(
         self,
@@ -144,7 +136,7 @@ class PinRoutes(Controller):
             job.num_tokens = kept.num_tokens
         return _answer(kept.row, 201 if kept.created else 200)
 
-    @post("/", status_code=201, responses=responses(400, 404, 409, 413, 422, 429, 503, 504, 507))
+    @post("/", status_code=201, responses=responses(404, 409, 415, 429, 503, 504, 507))
     async def post_pin(self, plane: ControlPlane, data: PinBody) -> Response[PinView]:
         """Pin under a new name, which the answer tells."""
         with plane.jobs.track("PostPin") as job:
@@ -158,7 +150,7 @@ class PinRoutes(Controller):
 
     @patch(
         "/{pin_id:str}",
-        responses=responses(400, 404, 409, 412, 413, 422, 429, 503, 504, 507),
+        responses=responses(404, 409, 412, 415, 429, 503, 504, 507),
     )
     async def patch_pin(
         self, plane: ControlPlane, pin_id: str, data: PinPatch, if_match: IfMatch = None
@@ -187,7 +179,7 @@ class PinRoutes(Controller):
             raise UnknownNameError(kind, pin_id, None, hint="GET /v1/pins lists what is pinned.")
         return _answer(row, 200)
 
-    @get("/", sync_to_thread=False, responses=responses(404, 409, 422))
+    @get("/", sync_to_thread=False, responses=responses(404, 409))
     def list_pins(
         self,
         *,
@@ -202,7 +194,7 @@ class PinRoutes(Controller):
         label: Annotated[
             list[str] | None, Parameter(query="label", description="key=value, all must hold.")
         ] = None,
-        limit: Annotated[int, Parameter(query="limit", ge=1, le=1000)] = 100,
+        limit: Limit = 100,
         after: str = "",
     ) -> PinList:
         """List pins by id, those that match."""
@@ -212,17 +204,15 @@ class PinRoutes(Controller):
             location=location,
             identity=None if namespace is None else plane.directory.identity(namespace),
             state=pin_state,
-            labels=dict(item.partition("=")[::2] for item in label or ()),
+            labels=dict(map(_label, label or ())),
         )
-        rows = filter(selection.matches, plane.ledger.rows(after))
-        page = list(itertools.islice(rows, limit + 1))
-        more = page[limit - 1].pin_id if len(page) > limit else None
-        return PinList([view(row) for row in page[:limit]], more)
+        page, last = page_of(filter(selection.matches, plane.ledger.rows(after)), limit)
+        return PinList([view(row) for row in page], None if last is None else last.pin_id)
 
     @delete(
         "/{pin_id:str}",
         status_code=200,
-        responses=responses(400, 404, 412, 422, 503, 504),
+        responses=responses(404, 412, 503, 504),
     )
     async def delete_pin(
         self,
@@ -248,36 +238,15 @@ class PinRoutes(Controller):
         return _answer(released.row, 202 if released.failures else 200)
 
 
-def _places(directory: Directory, placements: list[Placement]) -> tuple[Place, ...]:
-    """The places that name an instance, in each of its data-parallel ranks."""
-    places: set[Place] = set()
-    for placement in placements:
-        if (placement.instance_id is None) == (placement.namespace is None):
-            message = "placements: name instance_id or namespace in each, and not both"
-            raise FieldError(message)
-        if placement.instance_id is not None:
-            members = directory.members(placement.instance_id)
-            places |= {Place(engine.instance_id, placement.location) for engine in members}
-    if len({place.instance_id for place in places}) < len(places):
-        message = "placements: one instance is named with two locations; use two pins"
-        raise FieldError(message)
-    return tuple(sorted(places))
-
-
-def _namespaces(directory: Directory, placements: list[Placement]) -> tuple[NamespacePlace, ...]:
-    found = {
-        NamespacePlace(directory.identity(placement.namespace), placement.location)
-        for placement in placements
-        if placement.namespace is not None
-    }
-    if len({wanted.identity for wanted in found}) < len(found):
-        message = "placements: one namespace is named with two locations; use two pins"
-        raise FieldError(message)
-    return tuple(sorted(found))
-
-
 def _answer(row: PinRow, status: int) -> Response[PinView]:
     return Response(view(row), status_code=status, headers={"ETag": f'"{row.version}"'})
+
+
+def _label(item: str) -> tuple[str, str]:
+    name, given, value = item.partition("=")
+    if not given:
+        raise FieldError(f"label: {item!r} is wrong; give key=value")
+    return name, value
 
 
 def _check_id(pin_id: str) -> None:

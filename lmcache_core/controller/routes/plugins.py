@@ -7,6 +7,7 @@ from litestar import Controller, get
 
 from lmcache_core.api import PLUGIN_API
 from lmcache_core.controller.plane import ControlPlane
+from lmcache_core.controller.problems import responses
 from lmcache_core.plugins import Offer, list_plugins
 
 
@@ -28,7 +29,7 @@ class PluginRoutes(Controller):
 
     tags = ("plugins",)
 
-    @get("/plugins", sync_to_thread=False)
+    @get("/plugins", sync_to_thread=False, responses=responses())
     def plugins(self, plane: ControlPlane) -> PluginList:
         """List every plugin that was found, loaded or not."""
         return PluginList(str(PLUGIN_API), list_plugins(plane.registry))

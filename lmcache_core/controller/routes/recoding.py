@@ -13,7 +13,7 @@ from lmcache_core.controller.routes import classic_bodies as bodies
 from lmcache_core.controller.routes.asking import ask_each
 from lmcache_core.controller.routes.prompted import tokens_of
 
-ANSWERS = responses(400, 404, 409, 413, 422, 429, 503, 504)
+ANSWERS = responses(404, 409, 415, 429, 503, 504)
 
 
 class RecodeRoutes(Controller):

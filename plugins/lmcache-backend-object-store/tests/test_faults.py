@@ -14,6 +14,7 @@ from lmcache_core.api import PutStatus
 from lmcache_core.errors import BackendError, ConfigError, LMCacheError
 from lmcache_core.testing.material import sample_frame
 from tests.net.http_proxy import HttpProxy
+from tests.net.ports import free_port
 from tests.net.proxy import Proxy
 from tests.net.seaweedfs import OPEN_BUCKET
 
@@ -157,10 +158,8 @@ def test_a_missing_bucket_is_told_at_the_start(s3: Any) -> None:
 
 
 def test_a_server_that_does_not_answer_is_told_at_the_start(s3: Any, server: Any) -> None:
-    from tests.net.seaweedfs import free_ports
-
     with pytest.raises(BackendError, match="see that the endpoint is right"):
-        s3.open(endpoint=f"http://127.0.0.1:{free_ports(1)[0]}")
+        s3.open(endpoint=f"http://127.0.0.1:{free_port()}")
 
 
 def test_a_frozen_server_is_told_at_the_start(

@@ -12,7 +12,8 @@ from lmcache_core.api import Deadline, PutStatus, StorageBackend
 from lmcache_core.errors import BackendError
 from lmcache_core.testing.calls import put, read, stat
 from lmcache_core.testing.material import aligned_buffers, sample_frame, sample_key
-from tests.net.redis_servers import RedisCluster, RedisServer, free_port
+from tests.net.ports import free_port
+from tests.net.redis_servers import RedisCluster, RedisServer
 
 MIB = 1 << 20
 

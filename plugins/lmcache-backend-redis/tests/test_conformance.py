@@ -11,7 +11,8 @@ from lmcache_backend_redis.plugin import lmcache_register_storage_backends
 from lmcache_core.api import StorageBackend
 from lmcache_core.keys import Key
 from lmcache_core.testing import StorageBackendTests
-from tests.net.redis_servers import RedisCluster, RedisServer, free_port
+from tests.net.ports import free_port
+from tests.net.redis_servers import RedisCluster, RedisServer
 
 PASSWORD = "kit"
 

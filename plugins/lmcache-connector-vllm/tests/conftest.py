@@ -12,6 +12,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -150,6 +151,34 @@ class Serving:
         answer = self.ask_one(ids, tokens, **{"lmcache.skip_save": True}, **options)
         assert answer.cached == 0, "the prompt was not new"
         return answer
+
+    def check_preemption(self, prompts: Sequence[Sequence[int]], tokens: int) -> None:
+        """Serve more prompts than there are blocks for, twice; nothing is answered otherwise."""
+        cold = [self.cold(ids, tokens) for ids in prompts]
+        free = self.free_blocks()
+        preemptions = self.metric("vllm:num_preemptions")
+        loaded = self.totals()["loaded_tokens"]
+        first = self.ask(prompts, tokens)
+        second = self.ask(prompts, tokens)
+        assert self.metric("vllm:num_preemptions") > preemptions
+        assert self.totals()["loaded_tokens"] > loaded
+        for reference, one, two in zip(cold, first, second, strict=True):
+            assert one.same_as(reference)
+            assert two.same_as(reference)
+        assert self.free_blocks() == free
+
+    def hold_stores(self, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+        """Let copies out of vLLM's blocks wait until the event is set."""
+        gate = threading.Event()
+        storer = self.worker._storer
+
+        class Waiting:
+            def gather(self, copies: Any) -> Any:
+                assert gate.wait(60)
+                return storer.gather(copies)
+
+        monkeypatch.setattr(self.worker, "_storer", Waiting())
+        return gate
 
     def settle(self) -> None:
         """Step until every store is acknowledged, as the server's loop does."""

@@ -134,17 +134,7 @@ def test_preemption(
         enable_prefix_caching=prefix_caching,
         lmcache={"save_decode_cache": save_decode_cache},
     )
-    prompts = [fresh(200 + 9 * number) for number in range(5)]
-    cold = [serving.cold(ids, 40) for ids in prompts]
-    preemptions = serving.metric("vllm:num_preemptions")
-    loaded = serving.totals()["loaded_tokens"]
-    first = serving.ask(prompts, 40)
-    second = serving.ask(prompts, 40)
-    assert serving.metric("vllm:num_preemptions") > preemptions
-    assert serving.totals()["loaded_tokens"] > loaded
-    for reference, one, two in zip(cold, first, second, strict=True):
-        assert one.same_as(reference)
-        assert two.same_as(reference)
+    serving.check_preemption([fresh(200 + 9 * number) for number in range(5)], 40)
     assert serving.free_blocks() == 23
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -122,17 +121,7 @@ def test_preemption(
         enable_prefix_caching=prefix_caching,
         lmcache={"save_decode_cache": save_decode_cache, "chunk_size": 64},
     )
-    prompts = [fresh(200 + 9 * number) for number in range(4)]
-    cold = [serving.cold(ids, 50) for ids in prompts]
-    preemptions = serving.metric("vllm:num_preemptions")
-    loaded = serving.totals()["loaded_tokens"]
-    first = serving.ask(prompts, 50)
-    second = serving.ask(prompts, 50)
-    assert serving.metric("vllm:num_preemptions") > preemptions
-    assert serving.totals()["loaded_tokens"] > loaded
-    for reference, one, two in zip(cold, first, second, strict=True):
-        assert one.same_as(reference)
-        assert two.same_as(reference)
+    serving.check_preemption([fresh(200 + 9 * number) for number in range(4)], 50)
     assert serving.free_blocks() == 49
 
 
@@ -162,15 +151,7 @@ def test_window_blocks_are_held_until_they_are_copied(
     ids, others = fresh(600), [fresh(300) for _ in range(3)]
     cold = serving.cold(ids)
     free = serving.free_blocks()
-    gate = threading.Event()
-    storer = serving.worker._storer
-
-    class Waiting:
-        def gather(self, copies: Any) -> Any:
-            assert gate.wait(60)
-            return storer.gather(copies)
-
-    monkeypatch.setattr(serving.worker, "_storer", Waiting())
+    gate = serving.hold_stores(monkeypatch)
     engine = serving.llm.llm_engine
     engine.add_request("long", {"prompt_token_ids": ids}, serving.sampling(8))
     for _ in range(5):

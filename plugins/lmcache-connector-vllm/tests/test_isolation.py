@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+
+from lmcache_connector_vllm.adapter_command import adapter
+from lmcache_core.api.pins import PinRequest
+from lmcache_core.keys import Scope, tokens_to_bytes
 
 pytestmark = pytest.mark.vllm
 
@@ -182,6 +187,26 @@ def test_adapters(
     serve: Callable[..., Any], fresh: Callable[[int], list[int]], adapters: dict[str, Path]
 ) -> None:
     check_adapters_are_apart(serve_adapters(serve), fresh(100), adapters)
+
+
+def test_a_pin_names_an_adapter_as_the_command_prints_it(
+    serve: Callable[..., Any], fresh: Callable[[int], list[int]], adapters: dict[str, Path]
+) -> None:
+    from vllm.lora.request import LoRARequest
+
+    serving, ids = serve_adapters(serve), fresh(100)
+    serving.ask_one(ids, lora=LoRARequest("first", 1, str(adapters["first"])))
+    for name, held in (("first", 100), ("copy of first", 100), ("second", 0)):
+        printed = CliRunner().invoke(adapter, [str(adapters[name])]).stdout.strip()
+        request = PinRequest(
+            pin_id=name,
+            version=1,
+            location="LocalCPUBackend",
+            tokens=tokens_to_bytes(ids),
+            scope=Scope.of(adapter=printed),
+        )
+        with serving.engine.tiers.lock:
+            assert serving.engine.tiers.pins.pin(request).tokens_pinned == held
 
 
 def test_an_adapter_that_is_left_out_of_the_key_is_noticed(

@@ -115,15 +115,7 @@ def test_a_store_outlives_its_request(
     ids, others = fresh(300), [fresh(300) for _ in range(2)]
     cold = serving.cold(ids)
     free = serving.free_blocks()
-    gate = threading.Event()
-    storer = serving.worker._storer
-
-    class Waiting:
-        def gather(self, copies: Any) -> Any:
-            assert gate.wait(60)
-            return storer.gather(copies)
-
-    monkeypatch.setattr(serving.worker, "_storer", Waiting())
+    gate = serving.hold_stores(monkeypatch)
     loop = Loop(serving)
     name = loop.add(ids, 64)
     for _ in range(3):

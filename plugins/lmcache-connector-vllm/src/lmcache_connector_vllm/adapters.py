@@ -12,7 +12,8 @@ from lmcache_connector_vllm.weights import local_folder
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
-PATTERNS = ("adapter_config.json", "*.safetensors", "*.bin", "*.pt")
+DESCRIPTION = "adapter_config.json"
+PATTERNS = (DESCRIPTION, "*.safetensors", "*.bin", "*.pt")
 
 
 class _Known(NamedTuple):
@@ -69,9 +70,39 @@ class AdapterNames:
         return known.digest
 
 
+def content_name(path: str) -> str:
+    """The name by content of an adapter, as it is in the keys of what it computes.
+
+    Args:
+        path: The adapter's folder, or its name in the hub's local cache.
+
+    Raises:
+        UncacheableError: There is no adapter, or it cannot be read.
+    """
+    try:
+        files = _files(path)
+        names = [file.name for file in files]
+        if names[:1] != [DESCRIPTION] or len(names) == 1:
+            message = (
+                f"no LoRA adapter is in {path}: expected {DESCRIPTION} and weights "
+                f"({', '.join(PATTERNS[1:])}), found {', '.join(names) or 'none of them'}; give "
+                "the path that vLLM is given"
+            )
+            raise UncacheableError(message)
+        return _digest(files)
+    except OSError as error:
+        raise UncacheableError(f"LoRA adapter {path} cannot be read: {error}") from error
+    except ModuleNotFoundError as error:  # Where there is no vLLM, there may be none.
+        message = (
+            f"no folder is at {path}, and huggingface_hub, which knows what of the hub is here, is "
+            "not installed; give the adapter's folder"
+        )
+        raise UncacheableError(message) from error
+
+
 def _files(path: str) -> list[Path]:
     # vLLM's own resolution would download, and hold up the scheduler meanwhile.
-    folder = local_folder(path, None, "adapter_config.json")
+    folder = local_folder(path, None, DESCRIPTION)
     if folder is None:
         return []
     return [file for pattern in PATTERNS for file in sorted(folder.glob(pattern))]
