@@ -17,7 +17,7 @@ from lmcache_core.api.frames import is_record
 from lmcache_core.api.pins import OnMissing, PinState, Renew
 from lmcache_core.cli.main import main
 from lmcache_core.engine.frames.record import Record, new_key, pack
-from lmcache_core.engine.storage import records
+from lmcache_core.engine.storage import record_shelf, records
 from lmcache_core.engine.tiers import restoring
 from lmcache_core.errors import BackendError
 from lmcache_core.testing.dict_backend import DictBackend, DictStore
@@ -178,13 +178,13 @@ def test_a_released_pin_stays_released(pinned):
 
 def test_a_release_before_the_store_was_gone_through_holds(pinned, monkeypatch):
     go = threading.Event()
-    take = records.TierRecords.take_in
+    take = record_shelf.RecordShelf.take_in
 
     def late(self, *args):
         assert go.wait(20)
         take(self, *args)
 
-    monkeypatch.setattr(records.TierRecords, "take_in", late)
+    monkeypatch.setattr(record_shelf.RecordShelf, "take_in", late)
     monkeypatch.setattr("lmcache_core.engine.storage.tier.RECOVER_SECONDS", 0.01)
     with engine(pinned) as rig:
         with rig.engine.tiers.lock:
@@ -199,13 +199,13 @@ def test_a_release_before_the_store_was_gone_through_holds(pinned, monkeypatch):
 
 def test_a_higher_version_that_came_first_is_not_replaced(pinned, monkeypatch):
     go = threading.Event()
-    take = records.TierRecords.take_in
+    take = record_shelf.RecordShelf.take_in
 
     def late(self, *args):
         assert go.wait(20)
         take(self, *args)
 
-    monkeypatch.setattr(records.TierRecords, "take_in", late)
+    monkeypatch.setattr(record_shelf.RecordShelf, "take_in", late)
     monkeypatch.setattr("lmcache_core.engine.storage.tier.RECOVER_SECONDS", 0.01)
     for version, held in ((2, 2), (1, 2)):
         go.clear()

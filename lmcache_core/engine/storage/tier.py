@@ -32,6 +32,7 @@ from lmcache_core.engine.storage.host import TierHost
 from lmcache_core.engine.storage.opening import Opening
 from lmcache_core.engine.storage.reader import Callback, TierReader
 from lmcache_core.engine.storage.recoder import TierRecoder
+from lmcache_core.engine.storage.record_shelf import RecordShelf
 from lmcache_core.engine.storage.records import TierRecords
 from lmcache_core.engine.storage.recovery import Recovery
 from lmcache_core.engine.storage.writer import TierWriter
@@ -135,20 +136,23 @@ class StorageTier:
         scans = Capability.SCAN in capabilities and not shared
         self._recovery = Recovery(self._holdings, self._calls.scan) if scans else None
         # In a store that others share nothing is held, and what is another's is not gone through.
-        self.records = (
-            TierRecords(
+        self._shelf: RecordShelf | None = None
+        self.records: TierRecords | None = None
+        if self._recovery is not None and Capability.DURABLE in capabilities:
+            self._shelf = RecordShelf(
                 self._holdings,
                 self._calls,
                 instance_id=host.context.instance_id,
                 namespace=seal.namespace,
-                syncs=Capability.SYNC in capabilities,
-                recovered=self._recovery.over,
                 evict=partial(self._writer.evict, call_seconds),
                 trim=self._writer.trim,
             )
-            if self._recovery is not None and Capability.DURABLE in capabilities
-            else None
-        )
+            self.records = TierRecords(
+                self._holdings,
+                self._shelf,
+                syncs=Capability.SYNC in capabilities,
+                recovered=self._recovery.over,
+            )
 
     def open(
         self,
@@ -376,5 +380,5 @@ class StorageTier:
         self._writes.start()
 
     def _take_records(self, found: Sequence[tuple[Key, int]]) -> None:
-        if self.records is not None:
-            self.records.take_in(found, self._on_records)
+        if self._shelf is not None:
+            self._shelf.take_in(found, self._on_records)

@@ -1,0 +1,200 @@
+"""Which records a store has, by name."""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from lmcache_core.api import PutStatus
+from lmcache_core.api.frames import HEADER_BYTES
+from lmcache_core.engine.frames.calls import BackendCalls
+from lmcache_core.engine.frames.record import (
+    LONGEST_BYTES,
+    Record,
+    is_records_of,
+    new_key,
+    pack,
+    parse,
+)
+from lmcache_core.engine.storage.holdings import Holdings
+from lmcache_core.errors import BackendError, FrameError, LMCacheError
+from lmcache_core.keys import Key
+from lmcache_core.log import get_logger
+
+log = get_logger(__name__)
+
+EVICTIONS = 8
+"""Chunks that make room for one record at most, where the store is full."""
+
+
+class Kept(NamedTuple):
+    """Where the record of a name is."""
+
+    key: Key
+    nbytes: int
+
+
+class RecordShelf:
+    """One instance's records in a store, each put before the one it takes the place of is removed.
+
+    Not thread-safe: the thread that goes through the store calls it first, and
+    then the one that keeps records.
+
+    Args:
+        holdings: The tier's state.
+        calls: The store.
+        instance_id: Whose records these are.
+        namespace: Digest of the engine's namespace, for the frames.
+        evict: Lets a chunk make room and returns when it has.
+        trim: Lets what is above the tier's bound be evicted, and does not wait.
+
+    Attributes:
+        unsynced: Whether a record was removed since the last sync.
+    """
+
+    def __init__(
+        self,
+        holdings: Holdings,
+        calls: BackendCalls,
+        *,
+        instance_id: str,
+        namespace: bytes,
+        evict: Callable[[], None],
+        trim: Callable[[], None],
+    ) -> None:
+        self.unsynced = False
+        self._holdings = holdings
+        self._calls = calls
+        self._instance_id = instance_id
+        self._namespace = namespace
+        self._evict = evict
+        self._trim = trim
+        self._kept: dict[str, Kept] = {}
+        self._stale: list[tuple[str, Kept]] = []
+        self._stamp = 0
+
+    def take_in(
+        self, keys: Sequence[tuple[Key, int]], take: Callable[[list[Record], float], list[str]]
+    ) -> None:
+        """Read what the store has kept of this instance; on the thread that goes through it.
+
+        Args:
+            keys: The keys of records and their lengths, anybody's.
+            take: Called with the latest record of each name and the Unix time
+                of the latest of all; names those that are of no use any more.
+        """
+        mine = [Kept(*found) for found in keys if is_records_of(found[0], self._instance_id)]
+        if len(mine) < len(keys):
+            others = len(keys) - len(mine)
+            log.warning("tier.records_of_others", tier=self._holdings.name, records=others)
+        latest: dict[str, Record] = {}
+        whole = [(record, kept) for kept in mine if (record := self._read(kept)) is not None]
+        for record, kept in sorted(whole, key=lambda found: found[0].stamp):
+            self._note(record.name, kept)
+            latest[record.name] = record
+            self._stamp = record.stamp
+        for name in take(list(latest.values()), self._stamp / 1e9):
+            self._stale.append((name, self._kept.pop(name)))
+
+    def put(self, name: str, body: bytes) -> None:
+        """Put a record, which takes the place of the one there is of its name.
+
+        Raises:
+            LMCacheError: The store did not take it.
+        """
+        self._stamp = max(self._stamp + 1, time.time_ns())
+        key = new_key(self._instance_id)
+        record = Record(name, self._stamp, self._instance_id, body)
+        frame = pack(record, key, self._namespace)
+        kept = Kept(key, frame.nbytes)
+        for _ in range(EVICTIONS):
+            try:
+                status = self._calls.put(key, frame)
+            except LMCacheError:
+                self._count(kept.nbytes)
+                self._stale.append((name, kept))  # It may be there or not.
+                raise
+            if status is not PutStatus.FULL:
+                break
+            self._evict()
+        if status is not PutStatus.STORED:
+            message = f"{self._holdings.name} did not take a record: {status.value}"
+            raise BackendError(message)
+        self._note(name, kept)
+        # Behind it: a pin's answer does not wait for chunks to be written and removed.
+        self._trim()
+
+    def remove(self, name: str) -> None:
+        """Remove all records of a name.
+
+        Raises:
+            LMCacheError: The store did not let us.
+        """
+        # The latest goes last, or else an older one would count for a while.
+        self._drop([kept for stale, kept in self._stale if stale == name])
+        self._stale = [found for found in self._stale if found[0] != name]
+        if name in self._kept:
+            self._drop([self._kept[name]])
+            del self._kept[name]
+            self.unsynced = True
+
+    def sync(self) -> None:
+        """Make all of the store durable.
+
+        Raises:
+            LMCacheError: It is not known to be.
+        """
+        self._calls.sync()
+        self.unsynced = False
+
+    def clear_stale(self) -> None:
+        """Remove records that others have taken the place of."""
+        with suppress(LMCacheError):  # They are removed with the next change.
+            self._drop([kept for _, kept in self._stale])
+            self._stale.clear()
+
+    def _note(self, name: str, kept: Kept) -> None:
+        """A record is there that takes the place of the one there was."""
+        self._count(kept.nbytes)
+        old = self._kept.get(name)
+        if old is not None:
+            self._stale.append((name, old))
+        self._kept[name] = kept
+
+    def _drop(self, records: Sequence[Kept]) -> None:
+        if records:
+            self._calls.remove([kept.key for kept in records])
+            self._count(-sum(kept.nbytes for kept in records))
+
+    def _read(self, kept: Kept) -> Record | None:
+        """A record that is whole; one that is not is taken out of the way."""
+        name = self._holdings.name
+        try:
+            return self._get(kept)
+        except BackendError as error:
+            log.warning("tier.record_unread", tier=name, key=kept.key.hex(), reason=str(error))
+        except LMCacheError as error:
+            reason = str(error)
+            log.warning("tier.record_damaged", tier=name, key=kept.key.hex(), reason=reason)
+            with suppress(LMCacheError):
+                self._calls.quarantine([kept.key], [reason])
+        return None
+
+    def _get(self, kept: Kept) -> Record:
+        if not HEADER_BYTES < kept.nbytes <= LONGEST_BYTES:
+            raise FrameError(f"a record has no {kept.nbytes} bytes")
+        frame = memoryview(mmap.mmap(-1, kept.nbytes))
+        (length,) = self._calls.get([kept.key], [frame])
+        if length is None:
+            raise BackendError("it is not there any more")
+        record = parse(frame[:length], kept.key)
+        if record.instance_id != self._instance_id:
+            raise FrameError(f"it is a record of instance {record.instance_id!r}")
+        return record
+
+    def _count(self, nbytes: int) -> None:
+        with self._holdings.lock:
+            self._holdings.residents.record_bytes += nbytes
