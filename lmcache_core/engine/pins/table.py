@@ -357,6 +357,14 @@ class PinTable:
         """What was taken of these pins has reached nobody."""
         self._changed.update(pin_id for pin_id in pin_ids if pin_id in self._pins)
 
+    def keep_again(self, pin_id: str) -> None:
+        """The record of a pin is lost: it counts once there is another."""
+        pin = self._pins.get(pin_id)
+        if pin is not None and self.keeping is not None:
+            left = None if pin.due is None else max(0.0, pin.due - self._clock())
+            self.keeping.made(pin, left)
+            self._changed.add(pin_id)
+
     def note_joined(self, location: str, pin_ids: Iterable[str]) -> None:
         """A tier that was left out is there: those of some pins that are in it are told of anew."""
         for pin_id in pin_ids:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -20,11 +20,15 @@ from lmcache_core.engine.frames.record import (
     parse,
 )
 from lmcache_core.engine.storage.holdings import Holdings
+from lmcache_core.engine.storage.pacing import paced
 from lmcache_core.errors import BackendError, FrameError, LMCacheError
 from lmcache_core.keys import Key
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
+
+NAMES_AT_ONCE = 1024
+"""Of records that are looked through."""
 
 EVICTIONS = 8
 """Chunks that make room for one record at most, where the store is full."""
@@ -140,6 +144,19 @@ class RecordShelf:
             self._drop([self._kept[name]])
             del self._kept[name]
             self.unsynced = True
+
+    def mine(self, keys: Iterable[Key]) -> list[Key]:
+        """Those of some keys that are records of this instance."""
+        return [key for key in keys if is_records_of(key, self._instance_id)]
+
+    def names(self, keys: Container[Key]) -> list[str]:
+        """The names whose records are under some keys."""
+        return [
+            name
+            for part in paced(self._kept.items(), NAMES_AT_ONCE)
+            for name, kept in part
+            if kept.key in keys
+        ]
 
     def sync(self) -> None:
         """Make all of the store durable.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from lmcache_core.engine.storage.holdings import Holdings
 from lmcache_core.engine.storage.record_shelf import RecordShelf
 from lmcache_core.errors import LMCacheError
+from lmcache_core.keys import Key
 from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
@@ -18,6 +19,9 @@ AT_ONCE = 256
 
 RETRY_SECONDS = 5.0
 """After which what could not be kept is tried again."""
+
+MOST_LOST = 1 << 17
+"""Keys that are remembered to be said to be gone; more records than that nobody keeps."""
 
 CLOSE_SECONDS = 2.0
 
@@ -68,6 +72,8 @@ class TierRecords:
 
     Attributes:
         failing: Whether the last change has failed.
+        on_lost: Called without a lock with the names whose records are gone, or
+            said to be, and which are to be kept anew.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class TierRecords:
         recovered: threading.Event,
     ) -> None:
         self.failing = False
+        self.on_lost: Callable[[list[str]], None] = lambda _names: None
         self._holdings = holdings
         self._shelf = shelf
         self._syncs = syncs
@@ -86,6 +93,7 @@ class TierRecords:
         self._changed = threading.Condition()
         self._pending: dict[str, Change] = {}
         self._failed: dict[str, Change] = {}
+        self._lost: set[Key] = set()
         self._closing = False
         self._thread: threading.Thread | None = None
 
@@ -128,6 +136,15 @@ class TierRecords:
         """Queue that all that was put is durable; ``done`` as for :meth:`keep`."""
         self._queue(Change(name, None, removes=False, syncs=True, done=(done,)))
 
+    def note_lost(self, keys: Iterable[Key]) -> None:
+        """What is under some keys is gone, or said to be: records among it are to be kept anew."""
+        mine = self._shelf.mine(keys)
+        if mine:
+            with self._changed:
+                if len(self._lost) + len(mine) <= MOST_LOST:
+                    self._lost.update(mine)
+                self._changed.notify()
+
     def _queue(self, change: Change) -> None:
         if self._thread is None or self._closing:
             for done in change.done:
@@ -142,18 +159,23 @@ class TierRecords:
         self._recovered.wait()
         self._shelf.clear_stale()
         while (batch := self._next()) is not None:
-            try:
-                failures = self._carry_out(batch)
-            except Exception as error:
-                # Whoever waits must hear of a defect, and the thread go on.
-                log.exception("tier.records_failed", tier=self._holdings.name)
-                failures = {change.name: f"{type(error).__name__}: {error}" for change in batch}
-            self._tell(batch, failures)
+            if batch:
+                self._change(batch)
+            self._have_kept_anew()
+
+    def _change(self, batch: Sequence[Change]) -> None:
+        try:
+            failures = self._carry_out(batch)
+        except Exception as error:
+            # Whoever waits must hear of a defect, and the thread go on.
+            log.exception("tier.records_failed", tier=self._holdings.name)
+            failures = {change.name: f"{type(error).__name__}: {error}" for change in batch}
+        self._tell(batch, failures)
 
     def _next(self) -> list[Change] | None:
-        """What is to be done now; None at the end."""
+        """What is to be done now, nothing where records were lost; None at the end."""
         with self._changed:
-            while not self._pending:
+            while not (self._pending or self._lost):
                 if self._closing:
                     return None
                 waited = self._changed.wait(RETRY_SECONDS if self._failed else None)
@@ -185,6 +207,17 @@ class TierRecords:
             # Until the new ones are as durable as was asked, the old ones stay.
             shelf.clear_stale()
         return failures
+
+    def _have_kept_anew(self) -> None:
+        """Have records written again that are gone, but for those that are about to change."""
+        with self._changed:
+            lost, self._lost = self._lost, set()
+            # What could not be kept is tried again after a pause, also where that has lost it.
+            underway = {*self._pending, *self._failed} if lost else set()
+        names = [name for name in self._shelf.names(lost) if name not in underway] if lost else []
+        if names:
+            log.warning("tier.records_lost", tier=self._holdings.name, records=len(names))
+            self.on_lost(names)
 
     def _tell(self, batch: Sequence[Change], failures: dict[str, str]) -> None:
         if failures:

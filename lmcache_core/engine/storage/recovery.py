@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 
 from lmcache_core.api.frames import is_record
 from lmcache_core.engine.storage.holdings import Holdings
+from lmcache_core.engine.storage.pacing import paced
 from lmcache_core.keys import Key
 from lmcache_core.log import get_logger
 
@@ -16,10 +16,6 @@ log = get_logger(__name__)
 
 BATCH_FRAMES = 256
 """Frames taken in under one hold of the engine's lock, some tenths of a millisecond."""
-
-PAUSE_SECONDS = 1e-4
-"""Between batches. Giving up the interpreter's lock is not enough: who waits for it has to
-wake up before it is taken again."""
 
 
 class Recovery:
@@ -56,7 +52,7 @@ class Recovery:
         holdings = self._holdings
         records: list[tuple[Key, int]] = []
         try:
-            for batch in paced(self._scan()):
+            for batch in paced(self._scan(), BATCH_FRAMES):
                 if self.stopping:
                     return
                 chunks = [kept for kept in batch if not is_record(kept[0])]
@@ -77,17 +73,3 @@ class Recovery:
         if frames:
             seconds = round(time.monotonic() - started, 3)
             log.info("tier.recovered", tier=holdings.name, frames=frames, seconds=seconds)
-
-
-def paced(found: Iterator[tuple[Key, int]]) -> Iterator[list[tuple[Key, int]]]:
-    """Cut a scan into batches with a pause after each.
-
-    Args:
-        found: Keys and lengths, as a backend's ``scan`` yields them.
-
-    Yields:
-        The same, some at a time.
-    """
-    while batch := list(islice(found, BATCH_FRAMES)):
-        yield batch
-        time.sleep(PAUSE_SECONDS)

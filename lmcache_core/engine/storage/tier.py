@@ -161,6 +161,7 @@ class StorageTier:
         on_evicted: Callable[[Key, frozenset[str]], None],
         on_evicting: Callable[[Known], None],
         on_records: Callable[[list[Record], float], list[str]] = lambda _records, _latest: [],
+        on_records_lost: Callable[[list[str]], None] = lambda _names: None,
         on_joined: Callable[[], None] = lambda: None,
     ) -> None:
         """Open the backend, start the tier's threads, take in what the store has kept.
@@ -175,6 +176,8 @@ class StorageTier:
             on_records: Called without the lock with the records that the store
                 has kept and the Unix time of the latest, before anything is
                 written or evicted; names those that are of no use any more.
+            on_records_lost: Called without the lock with the names of records
+                that are gone from the store without the tier's doing.
             on_joined: Called without the lock when a store that was left out
                 is in use.
 
@@ -182,7 +185,9 @@ class StorageTier:
             BackendError: The store cannot be used now; :meth:`leave_out` may follow.
             LMCacheError: The tier's section is wrong.
         """
-        self._host.attach(self._holdings)
+        self._host.attach(self._holdings, self.records)
+        if self.records is not None:
+            self.records.on_lost = on_records_lost
         self._holdings.on_admitted = on_admitted
         self._holdings.on_evicted = on_evicted
         self._holdings.on_evicting = on_evicting

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 from lmcache_core.config import ANYWHERE
 from lmcache_core.engine.frames.record import Record
 from lmcache_core.engine.pins.keeping import LEDGER, PinKeeping
 from lmcache_core.engine.pins.record import PinRecord
-from lmcache_core.engine.pins.table import PinTable
+from lmcache_core.engine.pins.table import PINS_AT_ONCE, PinTable
+from lmcache_core.engine.storage.pacing import paced
 from lmcache_core.errors import LMCacheError
 from lmcache_core.log import get_logger
 
@@ -73,6 +74,20 @@ class PinRestoring:
                 _log_failure(tier, name, error)
                 stale.append(name)
         return stale
+
+    def keep_again(self, names: Sequence[str]) -> None:
+        """Have records written anew that a store has lost; without the lock.
+
+        Args:
+            names: Of the records; a pin that has ended since needs none.
+        """
+        for part in paced(names, PINS_AT_ONCE):
+            with self._lock:
+                for name in part:
+                    if name == LEDGER:
+                        self._keeping.keep_ledger()
+                    else:
+                        self._pins.keep_again(name)
 
     def _restore(self, tier: str, kept: PinRecord, now: float) -> bool:
         request = kept.request

@@ -194,6 +194,7 @@ class TierStack:
                     on_evicted=evicted,
                     on_evicting=partial(self._demotion.take, tier),
                     on_records=partial(self.restoring.take, name),
+                    on_records_lost=self.restoring.keep_again,
                     on_joined=partial(self._note_joined, name),
                 )
             except BackendError as error:
