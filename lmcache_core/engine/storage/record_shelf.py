@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import time
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -30,6 +30,13 @@ log = get_logger(__name__)
 NAMES_AT_ONCE = 1024
 """Of records that are looked through."""
 
+READ_ONCE_BYTES = 64 << 20
+"""Of records that are in memory between being found and being taken in; more are read twice."""
+
+READ_AT_ONCE = 16
+READ_BYTES = 1 << 20
+"""Of records, one after the other; a longer one is a part by itself."""
+
 EVICTIONS = 8
 """Chunks that make room for one record at most, where the store is full."""
 
@@ -39,6 +46,27 @@ class Kept(NamedTuple):
 
     key: Key
     nbytes: int
+
+
+class Taken(NamedTuple):
+    """What has become of records that were handed over.
+
+    Attributes:
+        useless: Names of those that are of no use any more.
+        put_off: Names of those that are to be handed over again after all others.
+    """
+
+    useless: Sequence[str]
+    put_off: Sequence[str] = ()
+
+
+Take = Callable[[Sequence[Record], float, bool], Taken]
+"""Takes some records, the Unix time of the latest of all, and whether there are no others."""
+
+
+def leave_records(_records: Sequence[Record], _latest: float, _last: bool) -> Taken:
+    """Leave all of them where they are."""
+    return Taken(())
 
 
 class RecordShelf:
@@ -79,29 +107,45 @@ class RecordShelf:
         self._kept: dict[str, Kept] = {}
         self._stale: list[tuple[str, Kept]] = []
         self._stamp = 0
+        # Of what was found and is not taken in yet.
+        self._stamps: dict[str, int] = {}
+        self._read_once: dict[str, Record] = {}
+        self._read_once_bytes = 0
+        self._others = 0
 
-    def take_in(
-        self, keys: Sequence[tuple[Key, int]], take: Callable[[list[Record], float], list[str]]
-    ) -> None:
-        """Read what the store has kept of this instance; on the thread that goes through it.
+    def find(self, keys: Sequence[tuple[Key, int]]) -> None:
+        """Note what the store has kept of this instance; on the thread that goes through it.
+
+        Beyond a bound what they say is read again when it is taken in, so that
+        it need not all be in memory at once.
 
         Args:
-            keys: The keys of records and their lengths, anybody's.
-            take: Called with the latest record of each name and the Unix time
-                of the latest of all; names those that are of no use any more.
+            keys: The keys of some records and their lengths, anybody's.
         """
         mine = [Kept(*found) for found in keys if is_records_of(found[0], self._instance_id)]
-        if len(mine) < len(keys):
-            others = len(keys) - len(mine)
-            log.warning("tier.records_of_others", tier=self._holdings.name, records=others)
-        latest: dict[str, Record] = {}
-        whole = [(record, kept) for kept in mine if (record := self._read(kept)) is not None]
-        for record, kept in sorted(whole, key=lambda found: found[0].stamp):
-            self._note(record.name, kept)
-            latest[record.name] = record
-            self._stamp = record.stamp
-        for name in take(list(latest.values()), self._stamp / 1e9):
-            self._stale.append((name, self._kept.pop(name)))
+        self._others += len(keys) - len(mine)
+        for part in paced(mine, READ_AT_ONCE):
+            for kept in part:
+                record = self._read(kept)
+                if record is not None:
+                    self._note_found(record, kept)
+
+    def take_in(self, take: Take) -> None:
+        """Hand over the latest record of each name that was found, some at a time.
+
+        Args:
+            take: Called with them.
+        """
+        if self._others:
+            name = self._holdings.name
+            log.warning("tier.records_of_others", tier=name, records=self._others)
+        put_off = self._hand_over(list(self._stamps), take, last=False)
+        self._hand_over(put_off, take, last=True)
+
+    def end_finding(self) -> None:
+        """Let go of what was found and not taken in, where not all could be gone through."""
+        self._stamps.clear()
+        self._read_once.clear()
 
     def put(self, name: str, body: bytes) -> None:
         """Put a record, which takes the place of the one there is of its name.
@@ -172,6 +216,50 @@ class RecordShelf:
         with suppress(LMCacheError):  # They are removed with the next change.
             self._drop([kept for _, kept in self._stale])
             self._stale.clear()
+
+    def _hand_over(self, names: Sequence[str], take: Take, *, last: bool) -> list[str]:
+        """Have records taken; return the names of those that are put off."""
+        put_off: list[str] = []
+        for part in self._parts(names):
+            # One that cannot be read any more stays here, until its name changes or the next start.
+            found = (
+                self._read_once.pop(name, None) or self._read(self._kept[name]) for name in part
+            )
+            taken = take(
+                [record for record in found if record is not None], self._stamp / 1e9, last
+            )
+            put_off += taken.put_off
+            for name in taken.useless:
+                self._stale.append((name, self._kept.pop(name)))
+        return put_off
+
+    def _parts(self, names: Sequence[str]) -> Iterator[list[str]]:
+        """Cut up what is to be read, with a pause after each part."""
+        for few in paced(names, READ_AT_ONCE):
+            part: list[str] = []
+            nbytes = 0
+            for name in few:
+                part.append(name)
+                nbytes += self._kept[name].nbytes
+                if nbytes >= READ_BYTES:
+                    yield part
+                    part, nbytes = [], 0
+            if part:
+                yield part
+
+    def _note_found(self, record: Record, kept: Kept) -> None:
+        """A record was there before us, and so may be an older or a later one of its name."""
+        self._stamp = max(self._stamp, record.stamp)
+        if record.stamp > self._stamps.get(record.name, -1):
+            self._stamps[record.name] = record.stamp
+            self._note(record.name, kept)
+            self._read_once.pop(record.name, None)
+            if self._read_once_bytes + kept.nbytes <= READ_ONCE_BYTES:
+                self._read_once[record.name] = record
+                self._read_once_bytes += kept.nbytes
+        else:
+            self._count(kept.nbytes)
+            self._stale.append((record.name, kept))
 
     def _note(self, name: str, kept: Kept) -> None:
         """A record is there that takes the place of the one there was."""

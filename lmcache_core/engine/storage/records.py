@@ -157,6 +157,7 @@ class TierRecords:
 
     def _run(self) -> None:
         self._recovered.wait()
+        self._shelf.end_finding()
         self._shelf.clear_stale()
         while (batch := self._next()) is not None:
             if batch:

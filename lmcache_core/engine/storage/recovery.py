@@ -39,28 +39,30 @@ class Recovery:
     def run(
         self,
         make_room: Callable[[int], object],
-        take_records: Callable[[list[tuple[Key, int]]], object],
+        find_records: Callable[[list[tuple[Key, int]]], object],
+        take_records: Callable[[], object],
     ) -> None:
         """Take in what there is, in batches; on the thread that writes, before it does.
 
         Args:
             make_room: Evicts what is above the tier's bound.
-            take_records: Takes keys and lengths of what is no chunk's, before
-                anything is evicted.
+            find_records: Notes keys and lengths of what is no chunk's, a
+                batch at a time.
+            take_records: Takes in what it says, once all chunks are known and
+                before anything is evicted.
         """
         started = time.monotonic()
         holdings = self._holdings
-        records: list[tuple[Key, int]] = []
         try:
             for batch in paced(self._scan(), BATCH_FRAMES):
                 if self.stopping:
                     return
                 chunks = [kept for kept in batch if not is_record(kept[0])]
                 if len(chunks) < len(batch):
-                    records += (kept for kept in batch if is_record(kept[0]))
+                    find_records([kept for kept in batch if is_record(kept[0])])
                 with holdings.lock:
                     holdings.counters["recovered_frames"] += holdings.take_kept(chunks)
-            take_records(records)
+            take_records()
             make_room(0)
         except (Exception, SystemExit) as error:
             # What was found so far is served all the same.

@@ -21,7 +21,6 @@ from lmcache_core.engine.frames.calls import BackendCalls
 from lmcache_core.engine.frames.form import FrameForm
 from lmcache_core.engine.frames.frame import FrameSeal
 from lmcache_core.engine.frames.reading import Read
-from lmcache_core.engine.frames.record import Record
 from lmcache_core.engine.frames.sealer import Sealer, Sealing
 from lmcache_core.engine.frames.workers import Workers
 from lmcache_core.engine.storage.asker import TierAsker
@@ -32,7 +31,7 @@ from lmcache_core.engine.storage.host import TierHost
 from lmcache_core.engine.storage.opening import Opening
 from lmcache_core.engine.storage.reader import Callback, TierReader
 from lmcache_core.engine.storage.recoder import TierRecoder
-from lmcache_core.engine.storage.record_shelf import RecordShelf
+from lmcache_core.engine.storage.record_shelf import RecordShelf, Take, leave_records
 from lmcache_core.engine.storage.records import TierRecords
 from lmcache_core.engine.storage.recovery import Recovery
 from lmcache_core.engine.storage.writer import TierWriter
@@ -111,7 +110,7 @@ class StorageTier:
         self.breaker: Breaker = self._holdings.breaker
         self.counters: dict[str, int] = self._holdings.counters
         self._host = host
-        self._on_records: Callable[[list[Record], float], list[str]] = lambda _records, _latest: []
+        self._on_records: Take = leave_records
         self._calls = BackendCalls(name, make_backend, call_seconds)
         self._opening = Opening(self._holdings, self._calls, self._begin, shared=shared)
         self._writes = Workers(f"lmcache-{name}-write")
@@ -160,7 +159,7 @@ class StorageTier:
         on_admitted: Callable[[Key], None],
         on_evicted: Callable[[Key, frozenset[str]], None],
         on_evicting: Callable[[Known], None],
-        on_records: Callable[[list[Record], float], list[str]] = lambda _records, _latest: [],
+        on_records: Take = leave_records,
         on_records_lost: Callable[[list[str]], None] = lambda _names: None,
         on_joined: Callable[[], None] = lambda: None,
     ) -> None:
@@ -173,9 +172,9 @@ class StorageTier:
                 the marks it carried.
             on_evicting: Called without the lock with each frame that is about
                 to be removed to make room, while :meth:`fetch` has it still.
-            on_records: Called without the lock with the records that the store
-                has kept and the Unix time of the latest, before anything is
-                written or evicted; names those that are of no use any more.
+            on_records: Called without the lock with some of the records that
+                the store has kept at a time, before anything is written or
+                evicted.
             on_records_lost: Called without the lock with the names of records
                 that are gone from the store without the tier's doing.
             on_joined: Called without the lock when a store that was left out
@@ -381,9 +380,15 @@ class StorageTier:
         recovery = self._recovery
         if recovery is not None:
             # Before anything is written or evicted, so that the bound holds.
-            self._writes.submit(lambda: recovery.run(self._writer.make_room, self._take_records))
+            self._writes.submit(
+                lambda: recovery.run(self._writer.make_room, self._find_records, self._take_records)
+            )
         self._writes.start()
 
-    def _take_records(self, found: Sequence[tuple[Key, int]]) -> None:
+    def _find_records(self, found: Sequence[tuple[Key, int]]) -> None:
         if self._shelf is not None:
-            self._shelf.take_in(found, self._on_records)
+            self._shelf.find(found)
+
+    def _take_records(self) -> None:
+        if self._shelf is not None:
+            self._shelf.take_in(self._on_records)
