@@ -164,8 +164,9 @@ def test_a_wrong_setting_ends_the_start_and_is_not_tried_again(site):
 
 def test_what_a_try_behind_finds_wrong_ends_nothing(site):
     with rig_at(site) as rig:
-        site.fault = ConfigError("the certificate has gone")
-        eventually(lambda: below(rig).reason == "the certificate has gone")
+        site.fault = ConfigError("the certificate has gone" + 5000 * ".")
+        eventually(lambda: below(rig).reason.startswith("the certificate has gone"))
+        assert len(below(rig).reason) == 1000, "it is sent with every heartbeat"
         site.fault = None
         joined(rig)
 

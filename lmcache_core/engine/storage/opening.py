@@ -14,6 +14,9 @@ from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
 
+LONGEST_REASON = 1000
+"""Characters of a failure that every heartbeat carries to the controller."""
+
 CLOSE_SECONDS = 2.0
 """How long closing waits for a try that is under way."""
 
@@ -127,7 +130,7 @@ class Opening:
     def _note_away(self, reason: str) -> None:
         holdings = self._holdings
         with holdings.lock:
-            self.away = reason
+            self.away = reason[:LONGEST_REASON]
             holdings.counters["open_failures"] += 1
             holdings.breaker.failed()
 
