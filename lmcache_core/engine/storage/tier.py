@@ -277,7 +277,7 @@ class StorageTier:
         Returns:
             False where nothing was queued and ``done`` is never called.
         """
-        return self._reader.read(reads, self._seal.namespace, done)
+        return self._reads.running and self._reader.read(reads, self._seal.namespace, done)
 
     def ask(self, keys: Sequence[Key], done: Callable[[], None]) -> bool:
         """Queue to look for frames that others may have put there, or taken away.

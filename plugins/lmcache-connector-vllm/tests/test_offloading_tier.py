@@ -273,6 +273,11 @@ def test_a_store_that_is_away_at_the_start_is_used_once_it_is_there(host, backen
     one, other = host(shared=True), host(shared=True)
     assert not one.store({key(1): 0}).success
     assert one.look(key(1), "a") == "MISS"
+    began = time.monotonic()
+    for number in range(5):
+        assert not one.load({key(number): 1}).success
+        one.tier._store.tier.breaker._closed_again_at = 0.0
+    assert time.monotonic() - began < 5, "nobody waits for a store that is not open"
     backend.away = False
     for side in (one, other):
         eventually(lambda tier=side.tier: tier._store.tier.status().healthy)
