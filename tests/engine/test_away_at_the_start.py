@@ -216,7 +216,7 @@ def test_closing_does_not_wait_for_a_try_that_hangs_and_what_it_opens_is_closed(
         site.fault = None
         began = time.monotonic()
         rig.engine.close()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 3
     assert engine_threads() == [f"lmcache-{NAME}-open"]
     site.open_gate.set()
     eventually(lambda: not engine_threads())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -185,19 +186,21 @@ def test_a_store_that_only_says_that_a_record_is_gone_brings_no_pin_back(telling
 def test_a_record_that_cannot_be_written_anew_is_tried_again_and_the_pin_says_so(
     telling, monkeypatch
 ):
-    monkeypatch.setattr(records, "RETRY_SECONDS", 0.2)
+    pause = 0.2
+    monkeypatch.setattr(records, "RETRY_SECONDS", pause)
     rig, backend = telling(DictStore())
     with rig:
         pinned(rig)
         backend.fails = True
-        syncs = backend.syncs
+        syncs, began = backend.syncs, time.monotonic()
         backend.events.gone(backend.records())
         assert backend.failed.wait(10)
         held = report(rig, wait=False)
         assert (held.state, held.tokens_pinned) == (PinState.PENDING, 0)
         backend.failed.clear()
         assert backend.failed.wait(10), "tried again"
-        assert backend.syncs - syncs <= 3, "and after a pause, although each try has lost it anew"
+        # And after a pause, although each try has lost it anew.
+        assert backend.syncs - syncs <= 2 + (time.monotonic() - began) / pause
         backend.fails = False
         assert report(rig).state is PinState.ACTIVE
         assert len(backend.records()) == 1
