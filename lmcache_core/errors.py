@@ -119,11 +119,15 @@ class NotCachedError(LMCacheError):
         cached: Length of the prefix of them that is cached.
     """
 
-    def __init__(self, location: str, *, asked: int, cached: int) -> None:
+    def __init__(self, location: str, *, asked: int, cached: int, why: str = "") -> None:
+        advice = (
+            "GET /v1/instances says what it has failed with; ask again when it is"
+            if why
+            else "compute the prompt first, or ask for what is there with on_missing=partial"
+        )
         super().__init__(
-            f"{cached} of {asked} tokens are cached in {location}; compute the prompt first, "
-            "or ask for what is there with on_missing=partial, or for the rest too with "
-            "on_missing=reserve"
+            f"{cached} of {asked} tokens are cached in {location}{why and f': {why}'}; {advice}, "
+            "or for the rest too with on_missing=reserve"
         )
         self.asked = asked
         self.cached = cached

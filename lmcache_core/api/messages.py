@@ -34,9 +34,11 @@ class TierStatus(msgspec.Struct, frozen=True, kw_only=True):
         used_bytes: Bytes of all entries.
         pinned_bytes: Distinct bytes marked or reserved by pins.
         entries: Number of entries.
-        healthy: False while its circuit breaker is open.
+        healthy: False while its circuit breaker is open, or its store has not been opened.
         store_id: Of a store that several engines share, its name, the same for
             all of them; empty for one of the engine's own.
+        reason: Why its store could not be opened when that was tried last;
+            empty where it is open.
     """
 
     location: str
@@ -47,6 +49,7 @@ class TierStatus(msgspec.Struct, frozen=True, kw_only=True):
     entries: int = 0
     healthy: bool = True
     store_id: str = ""
+    reason: str = ""
 
 
 class Register(Message, frozen=True, kw_only=True, tag="register"):

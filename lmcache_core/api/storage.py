@@ -76,11 +76,14 @@ class StorageBackend(ABC):
     def open(self) -> None:
         """Make the store ready for use.
 
-        *Guaranteed*: called once, before all else.
+        *Guaranteed*: called once, before all else. Where it raises, nothing
+        but ``close`` follows; the tier may try again with another backend that
+        the factory makes.
         *Must*: fail here, not later, when the store cannot be used at all.
 
         Raises:
             BackendError: The store cannot be used; the message says what to do.
+            ConfigError: A setting is wrong, and no other try can help.
         """
 
     @abstractmethod

@@ -215,8 +215,9 @@ class EngineSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Literal["serve", "fail"],
         Meta(
             description="What a failure of the machine at the start leads to (memory, disk, "
-            "network): `serve` without the part that failed, or `fail`. A wrong configuration "
-            "always fails.",
+            "network): `serve` without the part that failed, or `fail`. All stores but a durable "
+            "one of the engine's own join once they can be opened. A wrong configuration always "
+            "fails.",
         ),
     ] = "serve"
     weights_epoch: Annotated[

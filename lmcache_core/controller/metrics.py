@@ -75,7 +75,7 @@ class Metrics(Collector):
             "pinned_bytes": "Bytes marked or reserved by pins in a tier.",
             "capacity_bytes": "Bound of a tier; 0 where the store has its own.",
             "entries": "Entries of a tier.",
-            "healthy": "0 while a tier's circuit breaker is open.",
+            "healthy": "0 while a tier's breaker is open, or its store has not been opened.",
         }
         for field, text in names.items():
             family = GaugeMetricFamily(f"lmcache_controller_tier_{field}", text, labels=labels)

@@ -46,6 +46,7 @@ _TIER = TierStatus(
     entries=7,
     healthy=False,
     store_id="redis:größe",
+    reason="redis at größe:6379 did not answer within 5 s",
 )
 _PIN = PinRequest(
     pin_id="p",

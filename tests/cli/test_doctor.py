@@ -16,6 +16,7 @@ from lmcache_core.cli.doctor import machine
 from lmcache_core.cli.main import main
 from lmcache_core.memory.native import NativeStatus, native_status
 from tests.controller.controller_process import ControllerProcess
+from tests.net.redis_servers import RedisServer
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +134,25 @@ def test_more_memory_than_there_is_is_wrong_with_both_numbers() -> None:
 def test_memory_that_can_be_had_is_told() -> None:
     _, found = findings(LMCACHE_MAX_LOCAL_CPU_SIZE="0.5")
     assert found["tier LocalCPUBackend"] == ("ok", "0.56 GiB of shared memory can be had")
+
+
+def test_a_store_that_engines_share_is_tried_and_is_a_note_where_it_is_away(
+    tmp_path: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    url = f"redis://127.0.0.1:{port}"
+    status, found = findings(LMCACHE_REMOTE_URL=url)
+    assert status == 0
+    assert found["tier redis"][0] == "note"
+    assert f"redis at 127.0.0.1:{port}" in found["tier redis"][1]
+    assert "go on trying" in found["tier redis"][1]
+    _, found = findings(LMCACHE_REMOTE_URL=url, LMCACHE_ON_START_FAILURE="fail")
+    assert "start ends" in found["tier redis"][1]
+    with RedisServer(tmp_path) as server:
+        _, found = findings(LMCACHE_REMOTE_URL=server.url)
+    assert found["tier redis"][0] == "ok"
+    assert found["tier redis"][1].endswith("; it can be opened")
 
 
 def test_a_controller_that_is_away_is_a_note() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import httpx
 import pytest
 
 from lmcache_core.api import BackendContext, Capability, StorageBackendSpec
+from lmcache_core.errors import BackendError
 from lmcache_core.keys import Scope
 from lmcache_core.testing import DictBackend, DictConfig
 from tests.controller.controller_process import ControllerProcess
@@ -73,6 +75,55 @@ def test_a_pinned_prompt_stays_through_a_flood(controller: ControllerProcess, en
     assert post(controller, "/clear") == 42
     assert engine.hit(PROMPT) == 0
     assert looked_up(controller, PROMPT) is None
+
+
+def test_a_tier_whose_store_is_there_late_is_seen_to_be_away_and_to_join(
+    controller: ControllerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmcache_core.engine.storage.breaker.FIRST_PAUSE_SECONDS", 0.05)
+    away = threading.Event()
+    away.set()
+
+    class Late(DictBackend):
+        def open(self) -> None:
+            if away.is_set():
+                raise BackendError("late:6379 did not answer within 5 s")
+
+    spec = storage_spec("late", lambda _, context: Late(DictConfig(), context), Capability.SHARED)
+    with rig(controller, "joins", storage=[spec]):
+        eventually(lambda: controller.state("joins") == "live")
+
+        def tier() -> Any:
+            return controller.instance("joins")["tiers"][1]
+
+        def healthy() -> float:
+            name = "lmcache_controller_tier_healthy"
+            return controller.metric(name, instance="joins", location="late")
+
+        assert (tier()["healthy"], tier()["store_id"]) == (False, "")
+        assert tier()["reason"] == "late:6379 did not answer within 5 s"
+        assert healthy() == 0
+        where = {"instance_id": "joins", "location": "late"}
+        assert controller.post("/pin", **where, tokens=PROMPT).json()["num_tokens"] == 0
+
+        def put(on_missing: str) -> dict[str, Any]:
+            body = {"placements": [where], "tokens": PROMPT, "on_missing": on_missing}
+            answer: dict[str, Any] = controller.client.put("/v1/pins/early", json=body).json()
+            return answer
+
+        not_in_use = "late is not in use, because its store could not be opened"
+        assert not_in_use in put("fail")["detail"]
+        assert put("reserve")["reason"] == f"joins: {not_in_use}"
+        away.clear()
+        eventually(lambda: tier()["healthy"])
+        assert (tier()["reason"], tier()["store_id"][:5]) == ("", "dict:")
+        assert healthy() == 1
+
+        def reason() -> str:
+            return str(controller.client.get("/v1/pins/early").json()["reason"])
+
+        eventually(lambda: reason() == "joins: none of its tokens are cached yet")
+        controller.client.delete("/v1/pins/early")
 
 
 def test_a_store_under_way_is_waited_for(controller: ControllerProcess, engine: Rig) -> None:

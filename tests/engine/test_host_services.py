@@ -205,7 +205,7 @@ def test_what_a_backend_says_has_come_is_found(shelf):
     with Shelf().rig as writer:
         writer.serve(LONG)
         settle(writer)
-        frames = dict(writer.engine.tiers.storage[0]._backend._store.frames)
+        frames = dict(writer.engine.tiers.storage[0]._calls._backend._store.frames)
     rig = shelf.rig
     shelf.backend._store.frames.update(frames)
     assert rig.hit(LONG) == 0

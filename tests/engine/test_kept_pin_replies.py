@@ -20,7 +20,7 @@ from lmcache_core.api.messages import (
 from lmcache_core.api.pins import OnMissing, PinRenewal, PinState
 from lmcache_core.engine.frames.record import parse
 from lmcache_core.engine.pins.keeping import LEDGER
-from lmcache_core.engine.storage import records
+from lmcache_core.engine.storage import record_shelf, records
 from lmcache_core.errors import BackendError
 from lmcache_core.testing.dict_backend import DictBackend, DictStore
 from tests.engine.rig import storage_spec
@@ -197,7 +197,7 @@ def test_a_reservation_is_active_in_a_heartbeat_once_it_is_durable():
 
 def test_pins_that_are_found_late_are_told_of(monkeypatch):
     store, found = DictStore(), threading.Event()
-    take = records.TierRecords.take_in
+    take = record_shelf.RecordShelf.take_in
 
     def late(self, *args):
         assert found.wait(20)
@@ -207,7 +207,7 @@ def test_pins_that_are_found_late_are_told_of(monkeypatch):
         async with durable(store) as (_, controller, _backend):
             await controller.welcome()
             assert (await controller.ask(command(1))).error is None
-        monkeypatch.setattr(records.TierRecords, "take_in", late)
+        monkeypatch.setattr(record_shelf.RecordShelf, "take_in", late)
         monkeypatch.setattr("lmcache_core.engine.storage.tier.RECOVER_SECONDS", 0.01)
         backend = GatedBackend(store)
         capabilities = Capability.DURABLE | Capability.SYNC | Capability.SCAN

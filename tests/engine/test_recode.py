@@ -410,7 +410,7 @@ def test_what_is_dropped_meanwhile_stays_dropped(rig, store):
             assert gate.wait(10)
             return call.make()
 
-    tier._calls._backend = FaultyBackend(tier._backend, Waits(), {"replace"})
+    tier._calls._backend = FaultyBackend(tier._calls._backend, Waits(), {"replace"})
     asker = threading.Thread(target=Asker(rig), args=("zlib",))
     asker.start()
     assert began.wait(10)

@@ -165,7 +165,7 @@ def test_in_a_shared_store_frames_of_others_are_left_alone_and_asked_for_once():
     other = serde_spec("signed", lambda _config: Signed(secret=b"other"), authenticates=True)
     for serdes, offers in ((("zlib",), (ZLIB,)), ((), ()), (BOTH, (ZLIB, other))):
         with rig_with(store, *serdes, offers=offers, capabilities=SHARED) as rig:
-            backend = rig.engine.tiers.storage[0]._backend
+            backend = rig.engine.tiers.storage[0]._calls._backend
             assert rig.serve(LONG) == 0
             settle(rig)
             assert (backend.gets, counters(rig)["foreign_frames"]) == (4, 4)

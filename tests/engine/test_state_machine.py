@@ -214,7 +214,7 @@ class TwoTierMachine(CacheMachine):
         tiers = self.rig.engine.tiers
         assert tiers.lowering.waiting_bytes == tiers.memory._demoting_bytes == 0
         for tier in tiers.storage:
-            frames = tier._backend._store.frames
+            frames = tier._calls._backend._store.frames
             sizes = {key: tier.residents.size(key) for key in tier.residents}
             assert sizes == {key: len(frame) for key, frame in frames.items()}
             assert sum(sizes.values()) == tier.residents.used_bytes

@@ -15,8 +15,9 @@ def doctor(*, as_json: bool) -> None:
     """Tell what is installed here and what is missing.
 
     Looks at the versions, the plugins, the machine, and at what an engine and
-    a controller with this configuration would use. Ends with exit status 1 if
-    something is wrong; a note is no fault.
+    a controller with this configuration would use. A store that engines share
+    is opened, as an engine would. Ends with exit status 1 if something is
+    wrong; a note is no fault.
     """
     findings = [*installation.findings(), *machine.findings(), *configured.findings()]
     if as_json:

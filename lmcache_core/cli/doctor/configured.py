@@ -6,14 +6,27 @@ import http.client
 import os
 import socket
 from collections.abc import Iterator
+from functools import partial
 from urllib.parse import urlsplit
 
-from lmcache_core.api import BackendContext, MemoryBackendSpec
+from lmcache_core.api import (
+    BackendContext,
+    Capability,
+    MemoryBackendSpec,
+    StorageBackendSpec,
+)
 from lmcache_core.cli.doctor.finding import Finding
-from lmcache_core.config import EngineConfig, SerdeConfig, load_engine_config, plugin_section
+from lmcache_core.config import (
+    EngineConfig,
+    SerdeConfig,
+    TierConfig,
+    load_engine_config,
+    plugin_section,
+)
 from lmcache_core.config.controller import load_controller_config
 from lmcache_core.config.engine import DEFAULT_CONTROLLER_URL, GIB
-from lmcache_core.errors import ConfigError, LMCacheError
+from lmcache_core.engine.frames.calls import BackendCalls
+from lmcache_core.errors import BackendError, ConfigError, LMCacheError
 from lmcache_core.memory import HostRegion
 from lmcache_core.plugins import PluginRegistry
 
@@ -44,9 +57,7 @@ def _engine(config: EngineConfig) -> Iterator[Finding]:
         what = f"tier {tier.backend}"
         try:
             if number:
-                spec = registry.storage_backend(tier.backend)
-                plugin_section(spec.config, tier.options, f"storage backend {tier.backend}")
-                yield Finding(what, "ok", spec.summary)
+                yield _store(config, tier, registry.storage_backend(tier.backend))
             else:
                 memory = registry.memory_backend(tier.backend)
                 yield Finding(what, "ok", _try_memory(config, memory))
@@ -56,6 +67,30 @@ def _engine(config: EngineConfig) -> Iterator[Finding]:
             yield _serde(registry, serde, tier.backend)
     if config.enable_controller:
         yield _controller(config.controller_url or DEFAULT_CONTROLLER_URL)
+
+
+def _store(config: EngineConfig, tier: TierConfig, spec: StorageBackendSpec) -> Finding:
+    what = f"tier {tier.backend}"
+    section = plugin_section(spec.config, tier.options, f"storage backend {tier.backend}")
+    if Capability.SHARED not in spec.capabilities:
+        # A store of an engine's own is whose it is that opens it.
+        return Finding(what, "ok", spec.summary)
+    context = BackendContext(instance_id=config.instance_id, tier=tier.backend)
+    calls = BackendCalls(
+        tier.backend, partial(spec.load(), section, context), config.storage_timeout_seconds
+    )
+    try:
+        calls.open()
+    except BackendError as error:
+        outcome = (
+            "with on_start_failure: fail an engine's start ends"
+            if config.on_start_failure == "fail"
+            else "engines serve without it and go on trying meanwhile"
+        )
+        return Finding(what, "note", f"{_sentence(error)}; {outcome}")
+    finally:
+        calls.close()
+    return Finding(what, "ok", f"{spec.summary}; it can be opened")
 
 
 def _serde(registry: PluginRegistry, serde: SerdeConfig, tier: str) -> Finding:

@@ -102,13 +102,21 @@ class BlockStore:
             on_evicted: Called under the lock with each name that has left.
 
         Raises:
-            BackendError: The store cannot be used.
+            BackendError: The store cannot be used; :meth:`leave_out` may follow.
         """
         self.tier.open(
             on_admitted=on_admitted,
             on_evicted=lambda key, _marks: on_evicted(key),
             on_evicting=lambda _known: None,
         )
+
+    def leave_out(self, reason: str) -> None:
+        """Go on without the store, which could not be opened, and use it once it is there.
+
+        Args:
+            reason: What it has failed with.
+        """
+        self.tier.leave_out(reason)
 
     def touch(self, keys: Sequence[Key]) -> None:
         """Note a use of blocks."""

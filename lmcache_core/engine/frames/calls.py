@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from lmcache_core.api import Deadline, PutStatus, StorageBackend
-from lmcache_core.errors import BackendError, LMCacheError
+from lmcache_core.errors import BackendError, DeadlineExceededError, LMCacheError
 from lmcache_core.keys import Key
+from lmcache_core.log import get_logger
+
+log = get_logger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -21,13 +24,19 @@ class BackendCalls:
 
     Args:
         tier: The tier's name, for messages.
-        backend: The store.
+        make: Makes the store's backend; at once, and again before it is
+            opened again, because a backend is opened once.
         seconds: Deadline of each call.
+
+    Raises:
+        LMCacheError: Its section is wrong.
     """
 
-    def __init__(self, tier: str, backend: StorageBackend, seconds: float) -> None:
+    def __init__(self, tier: str, make: Callable[[], StorageBackend], seconds: float) -> None:
         self._tier = tier
-        self._backend = backend
+        self._make = make
+        self._backend = make()
+        self._tried = False
         self._seconds = seconds
         self._cancel = threading.Event()
 
@@ -36,18 +45,38 @@ class BackendCalls:
         self._cancel.set()
 
     def open(self) -> None:
-        """Open the store.
+        """Open the store, also where that was tried before and has failed.
 
         Raises:
-            LMCacheError: It cannot be used.
+            BackendError: It cannot be used.
+            LMCacheError: Its section is wrong.
         """
         try:
+            if self._tried:
+                self.close()
+                self._backend = self._make()
+            self._tried = True
             self._backend.open()
+        except DeadlineExceededError as error:
+            raise BackendError(str(error)) from error
         except LMCacheError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             message = f"{self._tier}.open raised {type(error).__name__}: {error}"
             raise BackendError(message) from error
+
+    def close(self) -> None:
+        """Close the store, where it was opened or that was tried."""
+        if not self._tried:
+            return
+        try:
+            self._backend.close()
+        except Exception:
+            log.exception("tier.close_failed", tier=self._tier)
+
+    def scan(self) -> Iterator[tuple[Key, int]]:
+        """Keys and lengths of what it has."""
+        return self._backend.scan()
 
     def store_id(self) -> str:
         """The store's name.

@@ -46,6 +46,7 @@ class Anywhere:
     """
 
     holds = True
+    away = ""
     usable: Callable[[Sequence[Cover]], int] | None = None
 
     def __init__(self, tiers: Mapping[str, PinnableTier], reservations: Reservations) -> None:

@@ -138,10 +138,13 @@ class PinKeeping:
             return
         self.ledger_id = ledger_id
         if self._stores:
-            # Ahead of the pins that the ledger will ask for.
-            self._stores[self._first].keep(
-                LEDGER, ledger_id.encode, lambda _failure: None, syncs=False
-            )
+            self.keep_ledger()
+
+    def keep_ledger(self) -> None:
+        """Write which ledger the pins are in, ahead of those that it will ask for."""
+        self._stores[self._first].keep(
+            LEDGER, self.ledger_id.encode, lambda _failure: None, syncs=False
+        )
 
     def made(self, pin: Pin, left_seconds: float | None) -> None:
         """A pin was made or changed.

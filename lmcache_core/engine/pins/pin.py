@@ -143,7 +143,7 @@ class Pin:
         return total
 
     def report(
-        self, now: float, *, holds: bool, pinned_bytes: int, reserved_bytes: int
+        self, now: float, *, holds: bool, away: str, pinned_bytes: int, reserved_bytes: int
     ) -> PinReport:
         """Tell what is truly held.
 
@@ -151,6 +151,7 @@ class Pin:
             now: Monotonic time.
             holds: Whether its tier keeps what is marked; what others may
                 take away at any time is covered and not pinned.
+            away: What to say where its tier is left out; else empty.
             pinned_bytes: Bytes marked for it.
             reserved_bytes: Bytes kept free for it.
         """
@@ -168,9 +169,9 @@ class Pin:
         elif self.lost:
             state, reason = PinState.DEGRADED, "part of it was lost and is reserved again"
         elif self.awaits and pinned == 0:
-            state, reason = PinState.PENDING, "none of its tokens are cached yet"
+            state, reason = PinState.PENDING, away or "none of its tokens are cached yet"
         else:
-            state, reason = PinState.PARTIAL, "the rest of its tokens is not cached"
+            state, reason = PinState.PARTIAL, away or "the rest of its tokens is not cached"
         return PinReport(
             pin_id=self.request.pin_id,
             version=self.request.version,

@@ -28,6 +28,10 @@ class PinnableTier(Protocol):
     def holds(self) -> bool:
         """Whether what is marked stays."""
 
+    @property
+    def away(self) -> str:
+        """Why its store is left out; empty where it is not."""
+
     def covers(self, chain: KeyChain) -> list[Cover]:
         """The entries that cover a sequence from token 0 on, piece by piece."""
 
@@ -52,6 +56,10 @@ class Place(Protocol):
     @property
     def holds(self) -> bool:
         """Whether what is marked there stays."""
+
+    @property
+    def away(self) -> str:
+        """What to say of a pin whose location is left out; empty where it is not."""
 
     @property
     def usable(self) -> Callable[[Sequence[Cover]], int] | None:
@@ -101,7 +109,16 @@ class TierPlace:
         self.covers = tier.covers
         self.best_cover = tier.best_cover
         self._name = tier.name
+        self._tier = tier
         self._residents = tier.residents
+
+    @property
+    def away(self) -> str:
+        """See :class:`Place`."""
+        # What its store has said may name hosts, which who pins need not know.
+        if not self._tier.away:
+            return ""
+        return f"{self._name} is not in use, because its store could not be opened"
 
     def need(self, pin: Pin) -> Need:
         """See :class:`Place`."""

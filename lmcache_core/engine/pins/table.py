@@ -109,7 +109,12 @@ class PinTable:
             return self._renew(old, request)
         new = self._maker.make(request, place, self._due(request))
         if request.on_missing is OnMissing.FAIL and new.tokens_pinned < new.tokens_asked:
-            raise NotCachedError(request.location, asked=new.tokens_asked, cached=new.tokens_pinned)
+            raise NotCachedError(
+                request.location,
+                asked=new.tokens_asked,
+                cached=new.tokens_pinned,
+                why=place.away,
+            )
         new.charge = self._quotas.check(new, old, place.need(new))
         self._mark(new)
         if old is not None:
@@ -373,6 +378,21 @@ class PinTable:
         """What was taken of these pins has reached nobody."""
         self._changed.update(pin_id for pin_id in pin_ids if pin_id in self._pins)
 
+    def keep_again(self, pin_id: str) -> None:
+        """The record of a pin is lost: it counts once there is another."""
+        pin = self._pins.get(pin_id)
+        if pin is not None and self.keeping is not None:
+            left = None if pin.due is None else max(0.0, pin.due - self._clock())
+            self.keeping.made(pin, left)
+            self._changed.add(pin_id)
+
+    def note_joined(self, location: str, pin_ids: Iterable[str]) -> None:
+        """A tier that was left out is there: those of some pins that are in it are told of anew."""
+        for pin_id in pin_ids:
+            pin = self._pins.get(pin_id)
+            if pin is not None and pin.request.location == location:
+                self._changed.add(pin_id)
+
     def _check_version(self, request: PinRequest, old: Pin | None) -> None:
         held = old.request.version if old else self._released.version(request.pin_id)
         if held > request.version or (old is None and held == request.version):
@@ -465,6 +485,7 @@ class PinTable:
         return pin.report(
             self._clock(),
             holds=place.holds,
+            away=place.away,
             pinned_bytes=place.pinned_bytes(pin),
             reserved_bytes=place.reservations.held_by(pin_id, pin.pieces.keys),
         )

@@ -35,6 +35,11 @@ class Breaker:
         """Whether the last call succeeded."""
         return self._pause == 0.0
 
+    @property
+    def pause_seconds(self) -> float:
+        """How long the store is left alone after its last failure; 0 while it is healthy."""
+        return self._pause
+
     def allows(self) -> bool:
         """Whether a call may be made now; while open, one per pause may."""
         if self._pause == 0.0:

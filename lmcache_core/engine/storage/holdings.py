@@ -13,6 +13,7 @@ from lmcache_core.engine.storage.frame_book import Facts, FrameBook
 from lmcache_core.keys import Key
 
 COUNTERS = (
+    "open_failures",
     "put_frames",
     "put_failures",
     "put_skipped",

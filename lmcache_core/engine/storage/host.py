@@ -13,6 +13,7 @@ from lmcache_core.api import BackendContext
 from lmcache_core.api.host import KeyEvents, MetricSink
 from lmcache_core.engine.frames.workers import Workers
 from lmcache_core.engine.storage.holdings import Holdings, Known
+from lmcache_core.engine.storage.records import TierRecords
 from lmcache_core.errors import BackendError
 from lmcache_core.keys import KEY_BYTES, Key
 from lmcache_core.log import get_logger
@@ -56,9 +57,10 @@ class TierHost:
             events=self._events,
         )
 
-    def attach(self, holdings: Holdings) -> None:
+    def attach(self, holdings: Holdings, records: TierRecords | None) -> None:
         """Let news of keys reach the tier, now that there is one."""
         self._events.holdings = holdings
+        self._events.records = records
 
     def totals(self) -> Mapping[str, int]:
         """The backend's own numbers, by name."""
@@ -189,10 +191,12 @@ class TierEvents(KeyEvents):
 
     Attributes:
         holdings: The tier's state; None before there is a tier and after it.
+        records: What the tier keeps beside the chunks, if it does.
     """
 
     def __init__(self) -> None:
         self.holdings: Holdings | None = None
+        self.records: TierRecords | None = None
 
     def came(self, frames: Sequence[tuple[Key, int]]) -> None:
         """Account for frames that are there and were not."""
@@ -216,3 +220,5 @@ class TierEvents(KeyEvents):
                 if key in holdings.residents:
                     holdings.forget(key)
                     holdings.counters["gone_frames"] += 1
+        if self.records is not None:
+            self.records.note_lost(keys)

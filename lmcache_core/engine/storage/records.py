@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
 import threading
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from lmcache_core.api import PutStatus
-from lmcache_core.api.frames import HEADER_BYTES
-from lmcache_core.engine.frames.calls import BackendCalls
-from lmcache_core.engine.frames.record import (
-    LONGEST_BYTES,
-    Record,
-    is_records_of,
-    new_key,
-    pack,
-    parse,
-)
 from lmcache_core.engine.storage.holdings import Holdings
-from lmcache_core.errors import BackendError, FrameError, LMCacheError
+from lmcache_core.engine.storage.record_shelf import RecordShelf
+from lmcache_core.errors import LMCacheError
 from lmcache_core.keys import Key
 from lmcache_core.log import get_logger
 
@@ -33,8 +20,8 @@ AT_ONCE = 256
 RETRY_SECONDS = 5.0
 """After which what could not be kept is tried again."""
 
-EVICTIONS = 8
-"""Chunks that make room for one record at most, where the store is full."""
+MOST_LOST = 1 << 17
+"""Keys that are remembered to be said to be gone; more records than that nobody keeps."""
 
 CLOSE_SECONDS = 2.0
 
@@ -69,15 +56,8 @@ class Change(NamedTuple):
         )
 
 
-class Kept(NamedTuple):
-    """Where the record of a name is."""
-
-    key: Key
-    nbytes: int
-
-
 class TierRecords:
-    """Records by name, each put before the one it takes the place of is removed.
+    """Changes to the records of a tier, carried out behind.
 
     A thread of its own does so, because the tier's other threads may have many
     frames before them: changes gather while it works, and share a sync. It
@@ -86,46 +66,34 @@ class TierRecords:
 
     Args:
         holdings: The tier's state.
-        calls: The store.
-        instance_id: Whose records these are.
-        namespace: Digest of the engine's namespace, for the frames.
+        shelf: The records.
         syncs: Whether the store has to be synced to be durable.
         recovered: Set once the store was gone through.
-        evict: Lets a chunk make room and returns when it has.
-        trim: Lets what is above the tier's bound be evicted, and does not wait.
 
     Attributes:
         failing: Whether the last change has failed.
+        on_lost: Called without a lock with the names whose records are gone, or
+            said to be, and which are to be kept anew.
     """
 
     def __init__(
         self,
         holdings: Holdings,
-        calls: BackendCalls,
+        shelf: RecordShelf,
         *,
-        instance_id: str,
-        namespace: bytes,
         syncs: bool,
         recovered: threading.Event,
-        evict: Callable[[], None],
-        trim: Callable[[], None],
     ) -> None:
         self.failing = False
+        self.on_lost: Callable[[list[str]], None] = lambda _names: None
         self._holdings = holdings
-        self._calls = calls
-        self._instance_id = instance_id
-        self._namespace = namespace
+        self._shelf = shelf
         self._syncs = syncs
         self._recovered = recovered
-        self._evict = evict
-        self._trim = trim
         self._changed = threading.Condition()
         self._pending: dict[str, Change] = {}
         self._failed: dict[str, Change] = {}
-        self._kept: dict[str, Kept] = {}
-        self._stale: list[tuple[str, Kept]] = []
-        self._stamp = 0
-        self._unsynced = False  # Whether a record was removed since the last sync.
+        self._lost: set[Key] = set()
         self._closing = False
         self._thread: threading.Thread | None = None
 
@@ -168,28 +136,14 @@ class TierRecords:
         """Queue that all that was put is durable; ``done`` as for :meth:`keep`."""
         self._queue(Change(name, None, removes=False, syncs=True, done=(done,)))
 
-    def take_in(
-        self, keys: Sequence[tuple[Key, int]], take: Callable[[list[Record], float], list[str]]
-    ) -> None:
-        """Read what the store has kept of this instance; on the thread that goes through it.
-
-        Args:
-            keys: The keys of records and their lengths, anybody's.
-            take: Called with the latest record of each name and the Unix time
-                of the latest of all; names those that are of no use any more.
-        """
-        mine = [Kept(*found) for found in keys if is_records_of(found[0], self._instance_id)]
-        if len(mine) < len(keys):
-            others = len(keys) - len(mine)
-            log.warning("tier.records_of_others", tier=self._holdings.name, records=others)
-        latest: dict[str, Record] = {}
-        whole = [(record, kept) for kept in mine if (record := self._read(kept)) is not None]
-        for record, kept in sorted(whole, key=lambda found: found[0].stamp):
-            self._note(record.name, kept)
-            latest[record.name] = record
-            self._stamp = record.stamp
-        for name in take(list(latest.values()), self._stamp / 1e9):
-            self._stale.append((name, self._kept.pop(name)))
+    def note_lost(self, keys: Iterable[Key]) -> None:
+        """What is under some keys is gone, or said to be: records among it are to be kept anew."""
+        mine = self._shelf.mine(keys)
+        if mine:
+            with self._changed:
+                if len(self._lost) + len(mine) <= MOST_LOST:
+                    self._lost.update(mine)
+                self._changed.notify()
 
     def _queue(self, change: Change) -> None:
         if self._thread is None or self._closing:
@@ -203,20 +157,26 @@ class TierRecords:
 
     def _run(self) -> None:
         self._recovered.wait()
-        self._clear_stale()
+        self._shelf.end_finding()
+        self._shelf.clear_stale()
         while (batch := self._next()) is not None:
-            try:
-                failures = self._carry_out(batch)
-            except Exception as error:
-                # Whoever waits must hear of a defect, and the thread go on.
-                log.exception("tier.records_failed", tier=self._holdings.name)
-                failures = {change.name: f"{type(error).__name__}: {error}" for change in batch}
-            self._tell(batch, failures)
+            if batch:
+                self._change(batch)
+            self._have_kept_anew()
+
+    def _change(self, batch: Sequence[Change]) -> None:
+        try:
+            failures = self._carry_out(batch)
+        except Exception as error:
+            # Whoever waits must hear of a defect, and the thread go on.
+            log.exception("tier.records_failed", tier=self._holdings.name)
+            failures = {change.name: f"{type(error).__name__}: {error}" for change in batch}
+        self._tell(batch, failures)
 
     def _next(self) -> list[Change] | None:
-        """What is to be done now; None at the end."""
+        """What is to be done now, nothing where records were lost; None at the end."""
         with self._changed:
-            while not self._pending:
+            while not (self._pending or self._lost):
                 if self._closing:
                     return None
                 waited = self._changed.wait(RETRY_SECONDS if self._failed else None)
@@ -227,27 +187,38 @@ class TierRecords:
 
     def _carry_out(self, batch: Sequence[Change]) -> dict[str, str]:
         """Make changes, and say of each that has failed why."""
+        shelf = self._shelf
         failures: dict[str, str] = {}
         for change in batch:
             try:
                 if change.body is not None:
-                    self._put(change.name, change.body())
+                    shelf.put(change.name, change.body())
                 elif change.removes:
-                    self._remove(change.name)
+                    shelf.remove(change.name)
             except LMCacheError as error:
                 failures[change.name] = str(error)
         # A release of what was never kept, or is gone for long, needs no sync.
-        syncing = [c.name for c in batch if c.syncs and (self._unsynced or not c.removes)]
+        syncing = [c.name for c in batch if c.syncs and (shelf.unsynced or not c.removes)]
         if syncing and self._syncs:
             try:
-                self._calls.sync()
-                self._unsynced = False
+                shelf.sync()
             except LMCacheError as error:
                 failures.update((name, str(error)) for name in syncing if name not in failures)
         if not failures:
             # Until the new ones are as durable as was asked, the old ones stay.
-            self._clear_stale()
+            shelf.clear_stale()
         return failures
+
+    def _have_kept_anew(self) -> None:
+        """Have records written again that are gone, but for those that are about to change."""
+        with self._changed:
+            lost, self._lost = self._lost, set()
+            # What could not be kept is tried again after a pause, also where that has lost it.
+            underway = {*self._pending, *self._failed} if lost else set()
+        names = [name for name in self._shelf.names(lost) if name not in underway] if lost else []
+        if names:
+            log.warning("tier.records_lost", tier=self._holdings.name, records=len(names))
+            self.on_lost(names)
 
     def _tell(self, batch: Sequence[Change], failures: dict[str, str]) -> None:
         if failures:
@@ -263,83 +234,3 @@ class TierRecords:
             for change in batch:
                 for done in change.done:
                     done(failures.get(change.name))
-
-    def _put(self, name: str, body: bytes) -> None:
-        self._stamp = max(self._stamp + 1, time.time_ns())
-        key = new_key(self._instance_id)
-        record = Record(name, self._stamp, self._instance_id, body)
-        frame = pack(record, key, self._namespace)
-        kept = Kept(key, frame.nbytes)
-        for _ in range(EVICTIONS):
-            try:
-                status = self._calls.put(key, frame)
-            except LMCacheError:
-                self._count(kept.nbytes)
-                self._stale.append((name, kept))  # It may be there or not.
-                raise
-            if status is not PutStatus.FULL:
-                break
-            self._evict()
-        if status is not PutStatus.STORED:
-            message = f"{self._holdings.name} did not take a record: {status.value}"
-            raise BackendError(message)
-        self._note(name, kept)
-        # Behind it: a pin's answer does not wait for chunks to be written and removed.
-        self._trim()
-
-    def _note(self, name: str, kept: Kept) -> None:
-        """A record is there that takes the place of the one there was."""
-        self._count(kept.nbytes)
-        old = self._kept.get(name)
-        if old is not None:
-            self._stale.append((name, old))
-        self._kept[name] = kept
-
-    def _remove(self, name: str) -> None:
-        # The latest goes last, or else an older one would count for a while.
-        self._drop([kept for stale, kept in self._stale if stale == name])
-        self._stale = [found for found in self._stale if found[0] != name]
-        if name in self._kept:
-            self._drop([self._kept[name]])
-            del self._kept[name]
-            self._unsynced = True
-
-    def _clear_stale(self) -> None:
-        with suppress(LMCacheError):  # They are removed with the next change.
-            self._drop([kept for _, kept in self._stale])
-            self._stale.clear()
-
-    def _drop(self, records: Sequence[Kept]) -> None:
-        if records:
-            self._calls.remove([kept.key for kept in records])
-            self._count(-sum(kept.nbytes for kept in records))
-
-    def _read(self, kept: Kept) -> Record | None:
-        """A record that is whole; one that is not is taken out of the way."""
-        name = self._holdings.name
-        try:
-            return self._get(kept)
-        except BackendError as error:
-            log.warning("tier.record_unread", tier=name, key=kept.key.hex(), reason=str(error))
-        except LMCacheError as error:
-            reason = str(error)
-            log.warning("tier.record_damaged", tier=name, key=kept.key.hex(), reason=reason)
-            with suppress(LMCacheError):
-                self._calls.quarantine([kept.key], [reason])
-        return None
-
-    def _get(self, kept: Kept) -> Record:
-        if not HEADER_BYTES < kept.nbytes <= LONGEST_BYTES:
-            raise FrameError(f"a record has no {kept.nbytes} bytes")
-        frame = memoryview(mmap.mmap(-1, kept.nbytes))
-        (length,) = self._calls.get([kept.key], [frame])
-        if length is None:
-            raise BackendError("it is not there any more")
-        record = parse(frame[:length], kept.key)
-        if record.instance_id != self._instance_id:
-            raise FrameError(f"it is a record of instance {record.instance_id!r}")
-        return record
-
-    def _count(self, nbytes: int) -> None:
-        with self._holdings.lock:
-            self._holdings.residents.record_bytes += nbytes

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 
 from lmcache_core.api.frames import is_record
 from lmcache_core.engine.storage.holdings import Holdings
+from lmcache_core.engine.storage.pacing import paced
 from lmcache_core.keys import Key
 from lmcache_core.log import get_logger
 
@@ -16,10 +16,6 @@ log = get_logger(__name__)
 
 BATCH_FRAMES = 256
 """Frames taken in under one hold of the engine's lock, some tenths of a millisecond."""
-
-PAUSE_SECONDS = 1e-4
-"""Between batches. Giving up the interpreter's lock is not enough: who waits for it has to
-wake up before it is taken again."""
 
 
 class Recovery:
@@ -43,28 +39,30 @@ class Recovery:
     def run(
         self,
         make_room: Callable[[int], object],
-        take_records: Callable[[list[tuple[Key, int]]], object],
+        find_records: Callable[[list[tuple[Key, int]]], object],
+        take_records: Callable[[], object],
     ) -> None:
         """Take in what there is, in batches; on the thread that writes, before it does.
 
         Args:
             make_room: Evicts what is above the tier's bound.
-            take_records: Takes keys and lengths of what is no chunk's, before
-                anything is evicted.
+            find_records: Notes keys and lengths of what is no chunk's, a
+                batch at a time.
+            take_records: Takes in what it says, once all chunks are known and
+                before anything is evicted.
         """
         started = time.monotonic()
         holdings = self._holdings
-        records: list[tuple[Key, int]] = []
         try:
-            for batch in paced(self._scan()):
+            for batch in paced(self._scan(), BATCH_FRAMES):
                 if self.stopping:
                     return
                 chunks = [kept for kept in batch if not is_record(kept[0])]
                 if len(chunks) < len(batch):
-                    records += (kept for kept in batch if is_record(kept[0]))
+                    find_records([kept for kept in batch if is_record(kept[0])])
                 with holdings.lock:
                     holdings.counters["recovered_frames"] += holdings.take_kept(chunks)
-            take_records(records)
+            take_records()
             make_room(0)
         except (Exception, SystemExit) as error:
             # What was found so far is served all the same.
@@ -77,17 +75,3 @@ class Recovery:
         if frames:
             seconds = round(time.monotonic() - started, 3)
             log.info("tier.recovered", tier=holdings.name, frames=frames, seconds=seconds)
-
-
-def paced(found: Iterator[tuple[Key, int]]) -> Iterator[list[tuple[Key, int]]]:
-    """Cut a scan into batches with a pause after each.
-
-    Args:
-        found: Keys and lengths, as a backend's ``scan`` yields them.
-
-    Yields:
-        The same, some at a time.
-    """
-    while batch := list(islice(found, BATCH_FRAMES)):
-        yield batch
-        time.sleep(PAUSE_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 from lmcache_core.api import EvictionPolicy, KVSpec
 from lmcache_core.config import EngineConfig, SerdeConfig, TierConfig, plugin_section
@@ -76,7 +77,7 @@ class TierStarter:
         form = self._form(tier.serdes)
         return StorageTier(
             spec.name,
-            spec.load()(section, host.context),
+            partial(spec.load(), section, host.context),
             residents,
             seal=self._seal,
             form=form,

@@ -21,7 +21,6 @@ from lmcache_core.engine.frames.calls import BackendCalls
 from lmcache_core.engine.frames.form import FrameForm
 from lmcache_core.engine.frames.frame import FrameSeal
 from lmcache_core.engine.frames.reading import Read
-from lmcache_core.engine.frames.record import Record
 from lmcache_core.engine.frames.sealer import Sealer, Sealing
 from lmcache_core.engine.frames.workers import Workers
 from lmcache_core.engine.storage.asker import TierAsker
@@ -29,8 +28,10 @@ from lmcache_core.engine.storage.breaker import Breaker
 from lmcache_core.engine.storage.frame_book import FrameBook
 from lmcache_core.engine.storage.holdings import Holdings, Known
 from lmcache_core.engine.storage.host import TierHost
+from lmcache_core.engine.storage.opening import Opening
 from lmcache_core.engine.storage.reader import Callback, TierReader
 from lmcache_core.engine.storage.recoder import TierRecoder
+from lmcache_core.engine.storage.record_shelf import RecordShelf, Take, leave_records
 from lmcache_core.engine.storage.records import TierRecords
 from lmcache_core.engine.storage.recovery import Recovery
 from lmcache_core.engine.storage.writer import TierWriter
@@ -54,7 +55,7 @@ class StorageTier:
 
     Args:
         name: The tier's name.
-        backend: The store, not opened yet.
+        make_backend: Makes the backend of the store, whenever it is to be opened.
         residents: The tier's accounting, read and written under ``lock``.
         seal: Writes frame headers.
         form: How frames are stored.
@@ -83,7 +84,7 @@ class StorageTier:
     def __init__(
         self,
         name: str,
-        backend: StorageBackend,
+        make_backend: Callable[[], StorageBackend],
         residents: Residents,
         *,
         seal: FrameSeal,
@@ -101,8 +102,6 @@ class StorageTier:
         self.rules = rules
         self.outlives_process = shared or Capability.DURABLE in capabilities
         self.residents = residents
-        self._backend = backend
-        self._store_id = ""
         self._seal = seal
         self._form = form
         self._book = book
@@ -111,7 +110,9 @@ class StorageTier:
         self.breaker: Breaker = self._holdings.breaker
         self.counters: dict[str, int] = self._holdings.counters
         self._host = host
-        self._calls = BackendCalls(name, backend, call_seconds)
+        self._on_records: Take = leave_records
+        self._calls = BackendCalls(name, make_backend, call_seconds)
+        self._opening = Opening(self._holdings, self._calls, self._begin, shared=shared)
         self._writes = Workers(f"lmcache-{name}-write")
         self._reads = Workers(f"lmcache-{name}-read", READERS)
         self._sealer = Sealer(name)
@@ -132,22 +133,25 @@ class StorageTier:
         )
         # What others share changes without us, and what we evict must be ours.
         scans = Capability.SCAN in capabilities and not shared
-        self._recovery = Recovery(self._holdings, backend.scan) if scans else None
+        self._recovery = Recovery(self._holdings, self._calls.scan) if scans else None
         # In a store that others share nothing is held, and what is another's is not gone through.
-        self.records = (
-            TierRecords(
+        self._shelf: RecordShelf | None = None
+        self.records: TierRecords | None = None
+        if self._recovery is not None and Capability.DURABLE in capabilities:
+            self._shelf = RecordShelf(
                 self._holdings,
                 self._calls,
                 instance_id=host.context.instance_id,
                 namespace=seal.namespace,
-                syncs=Capability.SYNC in capabilities,
-                recovered=self._recovery.over,
                 evict=partial(self._writer.evict, call_seconds),
                 trim=self._writer.trim,
             )
-            if self._recovery is not None and Capability.DURABLE in capabilities
-            else None
-        )
+            self.records = TierRecords(
+                self._holdings,
+                self._shelf,
+                syncs=Capability.SYNC in capabilities,
+                recovered=self._recovery.over,
+            )
 
     def open(
         self,
@@ -155,7 +159,9 @@ class StorageTier:
         on_admitted: Callable[[Key], None],
         on_evicted: Callable[[Key, frozenset[str]], None],
         on_evicting: Callable[[Known], None],
-        on_records: Callable[[list[Record], float], list[str]] = lambda _records, _latest: [],
+        on_records: Take = leave_records,
+        on_records_lost: Callable[[list[str]], None] = lambda _names: None,
+        on_joined: Callable[[], None] = lambda: None,
     ) -> None:
         """Open the backend, start the tier's threads, take in what the store has kept.
 
@@ -166,29 +172,45 @@ class StorageTier:
                 the marks it carried.
             on_evicting: Called without the lock with each frame that is about
                 to be removed to make room, while :meth:`fetch` has it still.
-            on_records: Called without the lock with the records that the store
-                has kept and the Unix time of the latest, before anything is
-                written or evicted; names those that are of no use any more.
+            on_records: Called without the lock with some of the records that
+                the store has kept at a time, before anything is written or
+                evicted.
+            on_records_lost: Called without the lock with the names of records
+                that are gone from the store without the tier's doing.
+            on_joined: Called without the lock when a store that was left out
+                is in use.
 
         Raises:
-            BackendError: The store cannot be used.
+            BackendError: The store cannot be used now; :meth:`leave_out` may follow.
+            LMCacheError: The tier's section is wrong.
         """
-        self._host.attach(self._holdings)
+        self._host.attach(self._holdings, self.records)
+        if self.records is not None:
+            self.records.on_lost = on_records_lost
         self._holdings.on_admitted = on_admitted
         self._holdings.on_evicted = on_evicted
         self._holdings.on_evicting = on_evicting
-        self._calls.open()
-        if self.shared:
-            self._store_id = self._calls.store_id()
-        for part in (self._writes, self._reads, self._sealer, self.records):
-            if part is not None:
-                part.start()
-        recovery = self._recovery
-        if recovery is not None:
-            # Before anything is written or evicted, so that the bound holds.
-            take_records = partial(self._take_records, on_records)
-            self._writes.submit(lambda: recovery.run(self._writer.make_room, take_records))
-            recovery.over.wait(RECOVER_SECONDS)
+        self._on_records = on_records
+        self._opening.joined = on_joined
+        self._opening.open()
+        if self._recovery is not None:
+            self._recovery.over.wait(RECOVER_SECONDS)
+
+    def leave_out(self, reason: str) -> None:
+        """Go on without the store, which could not be opened, and use it once it is there.
+
+        One that keeps pins stays out until the engine is started again: what
+        was pinned and released without it, its records do not know.
+
+        Args:
+            reason: What it has failed with.
+        """
+        self._opening.leave_out(reason, again=self.records is None)
+
+    @property
+    def away(self) -> str:
+        """Why the store is left out, empty where it is not; under the lock."""
+        return self._opening.away
 
     def covers(self, chain: KeyChain) -> list[Cover]:
         """The frames that cover a sequence from token 0 on, whole chunks and the exact tail."""
@@ -255,7 +277,7 @@ class StorageTier:
         Returns:
             False where nothing was queued and ``done`` is never called.
         """
-        return self._reader.read(reads, self._seal.namespace, done)
+        return self._reads.running and self._reader.read(reads, self._seal.namespace, done)
 
     def ask(self, keys: Sequence[Key], done: Callable[[], None]) -> bool:
         """Queue to look for frames that others may have put there, or taken away.
@@ -299,8 +321,13 @@ class StorageTier:
 
     @property
     def recovered(self) -> bool:
-        """Whether the store was gone through, or never will be."""
-        return self._recovery is None or self._recovery.over.is_set() or not self._writes.running
+        """Whether the records that the store has kept are known, or never will be."""
+        return (
+            self.records is None
+            or self._recovery is None
+            or self._recovery.over.is_set()
+            or not self._writes.running
+        )
 
     def status(self) -> TierStatus:
         """The tier as the controller is told of it."""
@@ -313,7 +340,8 @@ class StorageTier:
             pinned_bytes=residents.pinned_bytes + residents.reserved_bytes,
             entries=len(residents),
             healthy=self._writes.running and self.breaker.healthy,
-            store_id=self._store_id,
+            store_id=self._opening.store_id,
+            reason=self._opening.away,
         )
 
     def totals(self) -> Mapping[str, int]:
@@ -328,29 +356,39 @@ class StorageTier:
         """
         if self._recovery is not None:
             self._recovery.stopping = True
-        opened = self._writes.running
         if not self._end_threads():
             self._calls.cancel()
             if not self._end_threads():
                 log.warning("tier.close_abandoned_call", tier=self.name)
                 return
-        if opened:
-            try:
-                self._backend.close()
-            except Exception:
-                log.exception("tier.close_failed", tier=self.name)
+        self._calls.close()
         if not self._host.close():
             log.warning("tier.close_abandoned_thread", tier=self.name)
         self._form.close()
 
     def _end_threads(self) -> bool:
         # What is kept may have to wait for a write that makes room.
-        parts = (self.records, self._sealer, self._writes, self._reads)
+        parts = (self._opening, self.records, self._sealer, self._writes, self._reads)
         ended = [part.close() for part in parts if part is not None]
         return all(ended)
 
-    def _take_records(
-        self, take: Callable[[list[Record], float], list[str]], found: Sequence[tuple[Key, int]]
-    ) -> None:
-        if self.records is not None:
-            self.records.take_in(found, take)
+    def _begin(self) -> None:
+        """Work on the store, which is open."""
+        for part in (self._reads, self._sealer, self.records):
+            if part is not None:
+                part.start()
+        recovery = self._recovery
+        if recovery is not None:
+            # Before anything is written or evicted, so that the bound holds.
+            self._writes.submit(
+                lambda: recovery.run(self._writer.make_room, self._find_records, self._take_records)
+            )
+        self._writes.start()
+
+    def _find_records(self, found: Sequence[tuple[Key, int]]) -> None:
+        if self._shelf is not None:
+            self._shelf.find(found)
+
+    def _take_records(self) -> None:
+        if self._shelf is not None:
+            self._shelf.take_in(self._on_records)

@@ -109,6 +109,11 @@ class MemoryTier:
         return True
 
     @property
+    def away(self) -> str:
+        """It is there as long as the engine is."""
+        return ""
+
+    @property
     def usable(self) -> Callable[[Sequence[Cover]], int] | None:
         """Tells how many tokens of what some entries cover may be a hit; None for all."""
         rule = self._rule

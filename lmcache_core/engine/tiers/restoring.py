@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 from lmcache_core.config import ANYWHERE
 from lmcache_core.engine.frames.record import Record
 from lmcache_core.engine.pins.keeping import LEDGER, PinKeeping
 from lmcache_core.engine.pins.record import PinRecord
-from lmcache_core.engine.pins.table import PinTable
+from lmcache_core.engine.pins.table import PINS_AT_ONCE, PinTable
+from lmcache_core.engine.storage.pacing import paced
+from lmcache_core.engine.storage.record_shelf import Taken
 from lmcache_core.errors import LMCacheError
 from lmcache_core.log import get_logger
 
@@ -43,36 +45,53 @@ class PinRestoring:
         self._lock = lock
         self._wall = wall
 
-    def take(self, tier: str, records: Iterable[Record], latest: float) -> list[str]:
-        """Restore pins; return the names of records that are of no use any more.
+    def take(self, tier: str, records: Iterable[Record], latest: float, last: bool) -> Taken:
+        """Restore pins.
 
         Args:
             tier: The tier that has kept them.
-            records: What it has kept.
-            latest: Unix time of the latest of them: it is later now, whatever
+            records: Some of what it has kept.
+            latest: Unix time of the latest of all: it is later now, whatever
                 the clock says.
+            last: Whether all others were handed over.
+
+        Returns:
+            Those that are of no use any more, and pins of any tier, which are
+            put off: pins of one tier had their room there, those of any take
+            what is left.
         """
+        now = max(self._wall(), latest)
         stale: list[str] = []
-        pins: list[tuple[str, PinRecord]] = []
+        put_off: list[str] = []
         for record in records:
             if record.name == LEDGER:
                 with self._lock:
                     self._keeping.ledger_id = record.body.decode(errors="replace")
                 continue
             try:
-                pins.append((record.name, PinRecord.parse(record.body)))
+                kept = PinRecord.parse(record.body)
+                if kept.request.location == ANYWHERE and not last:
+                    put_off.append(record.name)
+                elif not self._restore(tier, kept, now):
+                    stale.append(record.name)
             except LMCacheError as error:
-                _log_failure(tier, record.name, error)
+                log.warning("pin.not_restored", tier=tier, pin_id=record.name, reason=str(error))
                 stale.append(record.name)
-        # Pins of one tier had their room there; those of any take what is left.
-        for name, kept in sorted(pins, key=lambda one: one[1].request.location == ANYWHERE):
-            try:
-                if not self._restore(tier, kept, max(self._wall(), latest)):
-                    stale.append(name)
-            except LMCacheError as error:
-                _log_failure(tier, name, error)
-                stale.append(name)
-        return stale
+        return Taken(stale, put_off)
+
+    def keep_again(self, names: Sequence[str]) -> None:
+        """Have records written anew that a store has lost; without the lock.
+
+        Args:
+            names: Of the records; a pin that has ended since needs none.
+        """
+        for part in paced(names, PINS_AT_ONCE):
+            with self._lock:
+                for name in part:
+                    if name == LEDGER:
+                        self._keeping.keep_ledger()
+                    else:
+                        self._pins.keep_again(name)
 
     def _restore(self, tier: str, kept: PinRecord, now: float) -> bool:
         request = kept.request
@@ -100,7 +119,3 @@ class PinRestoring:
                 self._keeping.restored(pin, tier, kept.ends_at)
         log.info("pin.restored", tier=tier, pin_id=request.pin_id, version=request.version)
         return True
-
-
-def _log_failure(tier: str, pin_id: str, error: LMCacheError) -> None:
-    log.warning("pin.not_restored", tier=tier, pin_id=pin_id, reason=str(error))

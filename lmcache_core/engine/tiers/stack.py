@@ -22,7 +22,7 @@ from lmcache_core.engine.chunks.residents import Residents
 from lmcache_core.engine.frames.frame import FrameSeal
 from lmcache_core.engine.pins.keeping import PinKeeping
 from lmcache_core.engine.pins.place import PinnableTier
-from lmcache_core.engine.pins.table import PinTable
+from lmcache_core.engine.pins.table import PINS_AT_ONCE, PinTable
 from lmcache_core.engine.storage.tier import StorageTier
 from lmcache_core.engine.tiers.admission import Admission
 from lmcache_core.engine.tiers.demotion import Demotion
@@ -171,10 +171,11 @@ class TierStack:
 
         Args:
             leave_out: Whether to go on without a store that cannot be used;
-                its tier stays, holds nothing and is not healthy.
+                its tier stays, holds nothing and is not healthy until it can.
 
         Raises:
             BackendError: A store cannot be used and is not left out.
+            LMCacheError: A tier's section is wrong.
         """
         # From the bottom, so that what a smaller bound evicts can go down.
         for tier in reversed(self.storage):
@@ -193,12 +194,14 @@ class TierStack:
                     on_evicted=evicted,
                     on_evicting=partial(self._demotion.take, tier),
                     on_records=partial(self.restoring.take, name),
+                    on_records_lost=self.restoring.keep_again,
+                    on_joined=partial(self._note_joined, name),
                 )
             except BackendError as error:
                 if not leave_out:
                     raise
                 self._keep_nothing_with(tier)
-                log.error("tier.left_out", tier=name, reason=str(error))  # noqa: TRY400 - no bug
+                tier.leave_out(str(error))
 
     def _keep_nothing_with(self, tier: StorageTier) -> None:
         with self.lock:
@@ -206,6 +209,14 @@ class TierStack:
                 self.keeping.leave_out(tier.name)
             if not self.keeping.keeps:
                 self.pins.keeping = None
+
+    def _note_joined(self, location: str) -> None:
+        """A tier that was left out is there; what is told of its pins is not true any more."""
+        with self.lock:
+            pin_ids = self.pins.ids()
+        for at in range(0, len(pin_ids), PINS_AT_ONCE):
+            with self.lock:
+                self.pins.note_joined(location, pin_ids[at : at + PINS_AT_ONCE])
 
     def close(self) -> None:
         """Close the storage tiers within their deadlines, each before those it evicts into."""

@@ -13,8 +13,10 @@ import pytest
 from lmcache_core.config import TierConfig
 from lmcache_core.keys import EMPTY_SCOPE
 from lmcache_core.testing.material import sample_frame
+from tests.controller.engine_peer import eventually
 from tests.engine.rig import SLOT_BYTES, Rig
 from tests.engine.test_storage_tier import LONG, below, flood, settle
+from tests.net.proxy import Proxy
 from tests.net.seaweedfs import SeaweedFS, find_weed
 
 NAME = "object-store"
@@ -46,6 +48,29 @@ def written(rig: Rig) -> None:
     settle(rig)
     assert below(rig).entries == 4
     rig.engine.tiers.drop("LocalCPUBackend", rig.engine.tiers.keys("LocalCPUBackend"), force=True)
+
+
+def test_a_store_that_is_there_later_than_the_engine_is_used(
+    make_s3: Callable[..., Any], server: SeaweedFS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmcache_core.engine.storage.breaker.FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("lmcache_backend_object_store.backend.OPEN_SECONDS", 1.0)
+    with Proxy("127.0.0.1", server.port) as proxy:
+        proxy.refuses = True
+        place = make_s3(f"http://127.0.0.1:{proxy.port}")
+        with engine_over(place) as rig:
+            assert not below(rig).healthy
+            assert place.options["url"] in below(rig).reason
+            assert rig.serve(LONG) == 0
+            assert rig.serve(LONG) == len(LONG) - 1
+            proxy.refuses = False
+            eventually(lambda: below(rig).healthy)
+            rig.engine.tiers.drop(
+                "LocalCPUBackend", rig.engine.tiers.keys("LocalCPUBackend"), force=True
+            )
+            written(rig)
+            assert rig.serve(LONG) == len(LONG) - 1
+            assert len(frames(place)) == 4
 
 
 def frames(place: Any) -> list[str]:

@@ -16,6 +16,8 @@ import pytest
 
 from lmcache_core.config import TierConfig
 from lmcache_core.engine.storage.breaker import FIRST_PAUSE_SECONDS
+from lmcache_core.errors import BackendError, ConfigError
+from tests.controller.engine_peer import eventually
 from tests.engine.rig import CHUNK_TOKENS, FRAME_BYTES, SLOT_BYTES, Rig
 from tests.engine.test_hostile_store import no_leases
 from tests.engine.test_storage_tier import LONG, below, settle, settle_reads
@@ -295,12 +297,77 @@ def test_a_dripping_network_is_given_up_in_time(start: Start, proxied: Proxy) ->
     assert no_leases(rig)
 
 
-def test_a_server_that_is_away_at_the_start_leaves_the_engine_serving(
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between tries to open a server that was away at the start."""
+    monkeypatch.setattr("lmcache_core.engine.storage.breaker.FIRST_PAUSE_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_a_server_that_starts_after_the_engine_is_used_and_nothing_is_restarted(
     start: Start, own_server: OwnServer
 ) -> None:
     server = own_server()
     server.kill()
     rig = start(server.url)
     assert not below(rig).healthy
+    assert f"redis at 127.0.0.1:{server.port}" in below(rig).reason
     assert rig.serve(LONG) == 0
     assert rig.serve(LONG) == len(LONG) - 1
+    server.start()
+    eventually(lambda: below(rig).healthy)
+    assert (below(rig).reason, below(rig).store_id[:6]) == ("", "redis:")
+    drop_memory(rig)
+    store(rig, LONG)
+    assert rig.serve(LONG) == len(LONG) - 1
+    assert start(server.url).serve(LONG) == len(LONG) - 1
+    assert no_leases(rig)
+    # From here on it is the breaker that leaves it alone.
+    server.kill()
+    drop_memory(rig)
+    assert rig.serve(LONG) == 0
+    settle(rig)
+    assert (below(rig).healthy, below(rig).reason) == (False, "")
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_a_server_that_is_frozen_at_the_start_is_used_when_it_answers(
+    start: Start, own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmcache_backend_redis.backend.OPEN_SECONDS", 0.2)
+    server = own_server()
+    server.freeze()
+    rig = start(server.url)
+    assert "did not answer within 0.2 s" in below(rig).reason
+    server.thaw()
+    monkeypatch.setattr("lmcache_backend_redis.backend.OPEN_SECONDS", 5.0)
+    eventually(lambda: below(rig).healthy)
+    store(rig, LONG)
+    assert rig.serve(LONG) == len(LONG) - 1
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_a_password_that_is_right_later_lets_the_engine_in(
+    start: Start, own_server: OwnServer
+) -> None:
+    server = own_server("--requirepass", "old")
+    rig = start(f"redis://:new@127.0.0.1:{server.port}")
+    assert "password" in below(rig).reason.lower()
+    assert "new" not in below(rig).reason
+    with server.client() as client:
+        client.execute_command("AUTH", "old")
+        client.config_set("requirepass", "new")
+    eventually(lambda: below(rig).healthy)
+    store(rig, LONG)
+    assert rig.serve(LONG) == len(LONG) - 1
+
+
+def test_a_wrong_section_ends_the_start_and_an_away_server_does_where_it_is_to(
+    start: Start, own_server: OwnServer
+) -> None:
+    server = own_server()
+    server.kill()
+    with pytest.raises(ConfigError, match="redis"):
+        start(f"http://127.0.0.1:{server.port}")
+    with pytest.raises(BackendError, match=f"redis at 127.0.0.1:{server.port}"):
+        start(server.url, on_start_failure="fail")

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.controller.engine_peer import eventually
+
 pytestmark = pytest.mark.vllm
 
 ROWS, ROW_BYTES = 16, 8192
@@ -25,7 +27,7 @@ class Backend:
         self.gate = threading.Event()
         self.gate.set()
         self.calls: list[str] = []
-        self.down = False
+        self.down = self.away = False
 
     def spec(self, *, shared: bool) -> Any:
         from lmcache_core.api import Capability, StorageBackendSpec
@@ -41,6 +43,10 @@ class Backend:
                 if outer.down:
                     raise BackendError("down")
                 return getattr(DictBackend, name)(self, *arguments)
+
+            def open(self) -> None:
+                if outer.away:
+                    raise BackendError("away")
 
             def stat(self, *arguments: Any) -> Any:
                 return self._told("stat", *arguments)
@@ -259,6 +265,27 @@ def test_a_store_that_answers_again_is_found_out_by_a_look_up(host, backend):
     while one.look(key(1), "c") == "MISS":
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def test_a_store_that_is_away_at_the_start_is_used_once_it_is_there(host, backend, monkeypatch):
+    monkeypatch.setattr("lmcache_core.engine.storage.breaker.FIRST_PAUSE_SECONDS", 0.02)
+    backend.away = True
+    one, other = host(shared=True), host(shared=True)
+    assert not one.store({key(1): 0}).success
+    assert one.look(key(1), "a") == "MISS"
+    began = time.monotonic()
+    for number in range(5):
+        assert not one.load({key(number): 1}).success
+        one.tier._store.tier.breaker._closed_again_at = 0.0
+    assert time.monotonic() - began < 5, "nobody waits for a store that is not open"
+    backend.away = False
+    for side in (one, other):
+        eventually(lambda tier=side.tier: tier._store.tier.status().healthy)
+    row = one.fill(0, 7)
+    assert one.store({key(1): 0}).success
+    assert other.look(key(1), "b") == "HIT"
+    assert other.load({key(1): 3}).success
+    assert other.row(3) == row
 
 
 def test_a_late_call_writes_nothing_into_vllms_memory(host, backend):

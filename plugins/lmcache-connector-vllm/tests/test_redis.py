@@ -104,6 +104,29 @@ def recover(serving: Any, fresh: Fresh) -> None:
         assert time.monotonic() < end
 
 
+def test_a_server_that_starts_after_vllm_is_used_and_nothing_is_restarted(
+    serve: Serve, server: RedisServer, proxy: Proxy, fresh: Fresh, engines: Any
+) -> None:
+    engines.stop()
+    server.kill()
+    serving = serve(lmcache=settings(f"redis://127.0.0.1:{proxy.port}"))
+    assert not healthy(serving)
+    ids = fresh(256)
+    alone = serving.ask_one(ids)
+    assert alone.cached == 0
+    server.start()
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not healthy(serving):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    forget(serving)
+    cold = stored(serving, ids)
+    warm = serving.ask_one(ids)
+    assert warm.cached == 255
+    assert warm.same_as(cold)
+    assert warm.same_as(alone)
+
+
 def test_what_host_memory_lost_comes_back(serving: Any, fresh: Fresh) -> None:
     ids = fresh(256)
     cold = stored(serving, ids)

@@ -9,7 +9,7 @@ import pytest
 from lmcache_core.api import Capability
 from lmcache_core.api.frames import is_record
 from lmcache_core.api.pins import PinState
-from lmcache_core.engine.storage import records
+from lmcache_core.engine.storage.record_shelf import RecordShelf
 from lmcache_core.testing.dict_backend import DictBackend, DictStore
 from tests.engine.kept_pins.keeping import engine, kept, pin, record_files, report, unpin
 from tests.engine.rig import FRAME_BYTES, Rig, storage_spec
@@ -22,13 +22,13 @@ from tests.engine.test_storage_tier import LONG, below, flood, settle
 def late(monkeypatch):
     """What a store has kept is taken in once this is set, and an engine does not wait for it."""
     go = threading.Event()
-    take = records.TierRecords.take_in
+    take = RecordShelf.take_in
 
     def take_late(self, *args):
         assert go.wait(20)
         take(self, *args)
 
-    monkeypatch.setattr(records.TierRecords, "take_in", take_late)
+    monkeypatch.setattr(RecordShelf, "take_in", take_late)
     monkeypatch.setattr("lmcache_core.engine.storage.tier.RECOVER_SECONDS", 0.01)
     return go
 

@@ -184,7 +184,7 @@ class LMCacheTier(SecondaryTierManager):  # type: ignore[misc]
             if settings.config.on_start_failure == "fail":
                 self._store.close()
                 raise
-            log.error("tier.left_out", tier=self._store.tier.name, reason=str(error))  # noqa: TRY400 - no bug
+            self._store.leave_out(str(error))
 
     def _work(self, job: TransferJob) -> Work:
         return Work(job, [self._names.of(key) for key in job.keys])
