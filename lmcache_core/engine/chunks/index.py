@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sortedcontainers import SortedList
 
 from lmcache_core.engine.chunks.entry import Entry
-from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, chunk_key
+from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, Parts, chunk_key, make_parts
 
 
 class Found(NamedTuple):
@@ -33,30 +33,27 @@ class PrefixIndex:
     """
 
     def __init__(self) -> None:
-        self._entries: dict[Key, Entry] = {}
+        self._count = 0
+        self._entries: Parts[Key, Entry] = make_parts()
         # Most chunks have one child; a list for each would cost more memory
         # than everything else that is kept of the chunk.
-        self._children: dict[Key, bytes | SortedList[bytes]] = {}
+        self._children: Parts[Key, bytes | SortedList[bytes]] = make_parts()
 
     def __len__(self) -> int:
         """Number of entries."""
-        return len(self._entries)
+        return self._count
 
     def __contains__(self, key: Key) -> bool:
         """Whether an entry of this key can be found."""
-        return key in self._entries
+        return key in self._entries[key[0]]
 
     def __getitem__(self, key: Key) -> Entry:
         """The entry of a key that is there."""
-        return self._entries[key]
+        return self._entries[key[0]][key]
 
     def get(self, key: Key) -> Entry | None:
         """The entry of a key, or None."""
-        return self._entries.get(key)
-
-    def keys(self) -> list[Key]:
-        """All keys, in the order they were added."""
-        return list(self._entries)
+        return self._entries[key[0]].get(key)
 
     def find(self, chain: KeyChain, limit: int) -> Found:
         """Find the longest prefix of at most ``limit`` tokens of a chain."""
@@ -64,7 +61,7 @@ class PrefixIndex:
         size = chain.chunk_size
         entries = self._entries
         for key in chain.keys[: limit // size]:
-            entry = entries.get(key)
+            entry = entries[key[0]].get(key)
             if entry is None:
                 break
             found.append(entry)
@@ -84,7 +81,7 @@ class PrefixIndex:
         Returns:
             The child and the number of tokens it agrees for, or (None, 0).
         """
-        children = self._children.get(parent)
+        children = self._children[parent[0]].get(parent)
         if children is None:
             return None, 0
         if isinstance(children, bytes):
@@ -96,11 +93,11 @@ class PrefixIndex:
                 length = _agreement(candidate, token_bytes)
                 if length > agreed:
                     best, agreed = candidate, length
-        return self._entries[chunk_key(parent, best)], agreed
+        return self[chunk_key(parent, best)], agreed
 
     def covered_tail(self, parent: Key, token_bytes: bytes) -> Entry | None:
         """Find the child that is a true prefix of ``token_bytes``; there is at most one."""
-        children = self._children.get(parent)
+        children = self._children[parent[0]].get(parent)
         if children is None:
             return None
         if isinstance(children, bytes):
@@ -111,30 +108,34 @@ class PrefixIndex:
                 return None
             before = children[place - 1]
         if len(before) < len(token_bytes) and token_bytes.startswith(before):
-            return self._entries[chunk_key(parent, before)]
+            return self[chunk_key(parent, before)]
         return None
 
     def add(self, entry: Entry) -> None:
         """Add an entry that is not there; the caller has dropped what it covers."""
-        self._entries[entry.key] = entry
-        children = self._children.get(entry.parent)
+        self._entries[entry.key[0]][entry.key] = entry
+        self._count += 1
+        families = self._children[entry.parent[0]]
+        children = families.get(entry.parent)
         if children is None:
-            self._children[entry.parent] = entry.token_bytes
+            families[entry.parent] = entry.token_bytes
         elif isinstance(children, bytes):
-            self._children[entry.parent] = SortedList([children, entry.token_bytes])
+            families[entry.parent] = SortedList([children, entry.token_bytes])
         else:
             children.add(entry.token_bytes)
 
     def remove(self, entry: Entry) -> None:
         """Remove an entry that is there."""
-        del self._entries[entry.key]
-        children = self._children[entry.parent]
+        del self._entries[entry.key[0]][entry.key]
+        self._count -= 1
+        families = self._children[entry.parent[0]]
+        children = families[entry.parent]
         if isinstance(children, bytes):
-            del self._children[entry.parent]
+            del families[entry.parent]
             return
         children.remove(entry.token_bytes)
         if len(children) == 1:
-            self._children[entry.parent] = children[0]
+            families[entry.parent] = children[0]
 
 
 def _agreement(left: bytes, right: bytes) -> int:
