@@ -59,7 +59,8 @@ class HostPool:
         # a slot, and the start of each free run by its end.
         self._sizes: Parts[int, int] = make_parts()
         self._starts: Parts[int, int] = make_parts()
-        self._note_free(0, capacity)
+        # What is behind has never been a slot, or is free again with all that was.
+        self._fresh = 0
 
     def allocate(self, nbytes: int) -> Slot | None:
         """Take a slot of at least ``nbytes`` bytes.
@@ -74,14 +75,18 @@ class HostPool:
         if size < 1:
             raise LMCacheError(f"a slot of {nbytes} bytes was asked for; the least is 1 byte")
         run = self._runs.take(size)
-        if run is None:
+        if run is not None:
+            start, length = run
+            end = start + length
+            del self._starts[SPREAD[end % PRIME]][end]
+            if length > size:
+                self._note_free(start + size, length - size)
+        elif size <= self._capacity - self._fresh:
+            start = self._fresh
+            self._fresh += size
+        else:
             return None
-        start, length = run
-        end = start + length
-        del self._starts[SPREAD[end % PRIME]][end]
         self._sizes[SPREAD[start % PRIME]][start] = -size
-        if length > size:
-            self._note_free(start + size, length - size)
         self._free -= size
         self._count += 1
         return Slot(start << self._shift, size << self._shift)
@@ -95,14 +100,15 @@ class HostPool:
         """
         start = slot.offset >> self._shift
         size = slot.nbytes >> self._shift
-        known = -self._sizes[SPREAD[start % PRIME]].get(start, 0)
+        sizes = self._sizes[SPREAD[start % PRIME]]
+        known = -sizes.get(start, 0)
         if known != size or size < 1 or (slot.offset | slot.nbytes) & self._mask:
             taken = Slot(slot.offset, known << self._shift) if known > 0 else "nothing"
             raise LMCacheError(
                 f"{slot} is freed but not taken: it was freed before or is another pool's; "
                 f"taken at that offset: {taken}"
             )
-        del self._sizes[SPREAD[start % PRIME]][start]
+        del sizes[start]
         self._free += size
         self._count -= 1
         end = start + size
@@ -114,8 +120,16 @@ class HostPool:
         before = self._starts[SPREAD[start % PRIME]].pop(start, None)
         if before is not None:
             self._runs.remove(before, start - before)
+            del self._sizes[SPREAD[before % PRIME]][before]
             start = before
-        self._note_free(start, end - start)
+        if end == self._fresh:
+            self._fresh = start
+        else:
+            self._note_free(start, end - start)
+
+    @property
+    def _largest(self) -> int:
+        return max(self._runs.largest(), self._capacity - self._fresh)
 
     def _note_free(self, start: int, size: int) -> None:
         self._runs.add(start, size)
@@ -141,12 +155,12 @@ class HostPool:
     @property
     def largest_free_bytes(self) -> int:
         """Size of the largest slot that can be allocated now, in bytes."""
-        return self._runs.largest() << self._shift
+        return self._largest << self._shift
 
     @property
     def fragmentation(self) -> float:
         """Share of the free bytes outside the largest free run, from 0 to 1."""
-        return 1 - self._runs.largest() / self._free if self._free else 0.0
+        return 1 - self._largest / self._free if self._free else 0.0
 
     def __len__(self) -> int:
         """Number of slots taken."""

@@ -80,7 +80,12 @@ class FreeRuns:
                 return None
             size = found
             start = self._newest[size]
-        self.remove(start, size)
+        _, older = self._beside[SPREAD[start % PRIME]].pop(start)
+        if older == _NONE:
+            self._drop_bin(size)
+        else:
+            self._beside[SPREAD[older % PRIME]][older][0] = _NONE
+            self._newest[size] = older
         return start, size
 
     def largest(self) -> int:
@@ -105,6 +110,8 @@ class FreeRuns:
             self._top ^= 1 << middle
 
     def _at_least(self, size: int) -> int | None:
+        if not self._top:
+            return None
         low = size >> _DIGIT_BITS
         if low >= len(self._low):
             return None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import NamedTuple
 
-from sortedcontainers import SortedList
+from sortedcontainers import SortedKeyList
 
 from lmcache_core.engine.chunks.entry import Entry
-from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, Parts, chunk_key, make_parts
+from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, Parts, make_parts
+
+_token_bytes = attrgetter("token_bytes")
 
 
 class Found(NamedTuple):
@@ -37,7 +40,7 @@ class PrefixIndex:
         self._entries: Parts[Key, Entry] = make_parts()
         # Most chunks have one child; a list for each would cost more memory
         # than everything else that is kept of the chunk.
-        self._children: Parts[Key, bytes | SortedList[bytes]] = make_parts()
+        self._children: Parts[Key, Entry | SortedKeyList[Entry, bytes]] = make_parts()
 
     def __len__(self) -> int:
         """Number of entries."""
@@ -84,32 +87,32 @@ class PrefixIndex:
         children = self._children[parent[0]].get(parent)
         if children is None:
             return None, 0
-        if isinstance(children, bytes):
-            best, agreed = children, _agreement(children, token_bytes)
-        else:
-            best, agreed = b"", -1
-            place = children.bisect_left(token_bytes)
-            for candidate in children[max(0, place - 1) : place + 1]:
-                length = _agreement(candidate, token_bytes)
-                if length > agreed:
-                    best, agreed = candidate, length
-        return self[chunk_key(parent, best)], agreed
+        if isinstance(children, Entry):
+            return children, _agreement(children.token_bytes, token_bytes)
+        best, agreed = None, -1
+        place = children.bisect_key_left(token_bytes)
+        for candidate in children[max(0, place - 1) : place + 1]:
+            length = _agreement(candidate.token_bytes, token_bytes)
+            if length > agreed:
+                best, agreed = candidate, length
+        return best, agreed
 
     def covered_tail(self, parent: Key, token_bytes: bytes) -> Entry | None:
         """Find the child that is a true prefix of ``token_bytes``; there is at most one."""
         children = self._children[parent[0]].get(parent)
         if children is None:
             return None
-        if isinstance(children, bytes):
+        if isinstance(children, Entry):
             before = children
         else:
-            place = children.bisect_left(token_bytes)
+            place = children.bisect_key_left(token_bytes)
             if place == 0:
                 return None
             before = children[place - 1]
-        if len(before) < len(token_bytes) and token_bytes.startswith(before):
-            return self[chunk_key(parent, before)]
-        return None
+        covered = before.token_bytes
+        return (
+            before if len(covered) < len(token_bytes) and token_bytes.startswith(covered) else None
+        )
 
     def add(self, entry: Entry) -> None:
         """Add an entry that is not there; the caller has dropped what it covers."""
@@ -118,11 +121,11 @@ class PrefixIndex:
         families = self._children[entry.parent[0]]
         children = families.get(entry.parent)
         if children is None:
-            families[entry.parent] = entry.token_bytes
-        elif isinstance(children, bytes):
-            families[entry.parent] = SortedList([children, entry.token_bytes])
+            families[entry.parent] = entry
+        elif isinstance(children, Entry):
+            families[entry.parent] = SortedKeyList([children, entry], key=_token_bytes)
         else:
-            children.add(entry.token_bytes)
+            children.add(entry)
 
     def remove(self, entry: Entry) -> None:
         """Remove an entry that is there."""
@@ -130,10 +133,10 @@ class PrefixIndex:
         self._count -= 1
         families = self._children[entry.parent[0]]
         children = families[entry.parent]
-        if isinstance(children, bytes):
+        if isinstance(children, Entry):
             del families[entry.parent]
             return
-        children.remove(entry.token_bytes)
+        children.remove(entry)
         if len(children) == 1:
             families[entry.parent] = children[0]
 

@@ -27,6 +27,8 @@ class Residents:
         reserved_bytes: Bytes that pins keep for chunks still to come.
         record_bytes: Bytes in the tier's store that are no chunk's.
         pin_limit_bytes: What marks and reservations may take together.
+        touch: Notes a use of a key; the policy's own, as is ``victim``.
+        victim: Names the key to evict next, or None when nothing may go.
     """
 
     def __init__(self, capacity_bytes: int, policy: EvictionPolicy) -> None:
@@ -36,6 +38,8 @@ class Residents:
         self.reserved_bytes = 0
         self.record_bytes = 0
         self.pin_limit_bytes = capacity_bytes
+        self.touch = policy.touch
+        self.victim = policy.victim
         self._policy = policy
         self._roster = Roster()
         self._places: Parts[Key, int] = make_parts()
@@ -100,20 +104,20 @@ class Residents:
             evicted: Whether it is the victim and goes to make room, which the
                 policy may remember.
         """
-        place = self._places[key[0]].pop(key, None)
+        part = key[0]
+        place = self._places[part].pop(key, None)
         if place is None:
             return frozenset()
-        nbytes = self._roster.nbytes(place)
-        moved = self._roster.take_out(place)
+        nbytes, moved = self._roster.take_out(place)
         if moved is not None:
             self._places[moved[0]][moved] = place
         self.used_bytes -= nbytes
-        self._held[key[0]].pop(key, None)
+        self._held[part].pop(key, None)
         if evicted:
             self._policy.evict(key)
         else:
             self._policy.remove(key)
-        marks = self._marks[key[0]].pop(key, None)
+        marks = self._marks[part].pop(key, None)
         if marks is None:
             return frozenset()
         self.pinned_bytes -= nbytes
@@ -142,10 +146,6 @@ class Residents:
         """Which of some pins mark a key, in time that goes by the fewer of the two."""
         marks = self._marks[key[0]].get(key)
         return marks & pin_ids if marks else set()
-
-    def touch(self, key: Key) -> None:
-        """Note a use of a key."""
-        self._policy.touch(key)
 
     def hold(self, key: Key) -> None:
         """Keep a key from eviction until :meth:`let_go`."""
@@ -185,7 +185,3 @@ class Residents:
             self.pinned_bytes -= self.size(key)
             if key not in self._held[key[0]]:
                 self._policy.release(key)
-
-    def victim(self) -> Key | None:
-        """The key to evict next, or None when nothing may go."""
-        return self._policy.victim()

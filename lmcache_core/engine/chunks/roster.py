@@ -54,17 +54,22 @@ class Roster:
         self._count = place + 1
         return place
 
-    def take_out(self, place: int) -> Key | None:
-        """Let the last key take a place; return it, or None where it is the one that goes."""
+    def take_out(self, place: int) -> tuple[int, Key | None]:
+        """Let the last key take a place.
+
+        Returns:
+            Bytes of the key that was there, and the key that is there now, or
+            None where the last one has gone.
+        """
         keys, sizes = self._keys[-1], self._nbytes[-1]
-        last, nbytes = bytes(keys[-KEY_BYTES:]), sizes.pop()
+        last, last_nbytes = bytes(keys[-KEY_BYTES:]), sizes.pop()
         del keys[-KEY_BYTES:]
         if not keys:
             del self._keys[-1], self._nbytes[-1]
         self._count -= 1
         if place == self._count:
-            return None
-        at = place % SHEET
+            return last_nbytes, None
+        at, sizes = place % SHEET, self._nbytes[place >> SHEET_BITS]
+        nbytes, sizes[at] = sizes[at], last_nbytes
         self._keys[place >> SHEET_BITS][at * KEY_BYTES : (at + 1) * KEY_BYTES] = last
-        self._nbytes[place >> SHEET_BITS][at] = nbytes
-        return last
+        return nbytes, last

@@ -8,6 +8,7 @@ from lmcache_core.keys import Key, Parts, make_parts
 from lmcache_eviction_policies.by_place import KeysByPlace
 
 STRETCH_BITS = 10
+STRETCH_MASK = (1 << STRETCH_BITS) - 1
 
 
 class Line:
@@ -23,7 +24,7 @@ class Line:
     has had; a dictionary of few keys finds its first one soon.
     """
 
-    __slots__ = ("_listed", "_next_place", "_places", "_returned", "_stretches")
+    __slots__ = ("_last", "_listed", "_next_place", "_places", "_returned", "_stretches")
 
     def __init__(self) -> None:
         self._next_place = 0
@@ -32,6 +33,7 @@ class Line:
         # An ``OrderedDict`` finds its first key at once; a ``dict`` passes
         # over all that were there before.
         self._stretches: OrderedDict[int, dict[int, Key]] = OrderedDict()
+        self._last: dict[int, Key] = {}
         self._returned: KeysByPlace | None = None
 
     def __len__(self) -> int:
@@ -44,16 +46,33 @@ class Line:
 
     def append(self, key: Key) -> None:
         """Put a key that is not here at the end."""
-        self._places[key[0]][key] = self._list(key)
+        self._places[key[0]][key] = place = self._next_place
+        if not place & STRETCH_MASK:
+            self._begin_stretch()
+        self._last[place] = key
+        self._listed += 1
+        self._next_place = place + 1
 
     def renew(self, key: Key) -> None:
-        """Put a key that is here at the end; a held one stays held."""
+        """Put a key at the end, where it is here; a held one stays held."""
         places = self._places[key[0]]
-        if self._leave(places[key]):
-            places[key] = self._list(key)
-        else:
-            places[key] = self._next_place
-            self._next_place += 1
+        before = places.get(key)
+        if before is None:
+            return
+        places[key] = place = self._next_place
+        if not place & STRETCH_MASK:
+            self._begin_stretch()
+        self._next_place = place + 1
+        # As _leave, for who was listed; each use of a chunk comes here.
+        last = self._last
+        stretch = self._stretches.get(before >> STRETCH_BITS, last)
+        if stretch.pop(before, None) is not None:
+            last[place] = key
+            if stretch is not last and not len(stretch) & (len(stretch) - 1):
+                self._shorten(before >> STRETCH_BITS, stretch)
+        elif self._leave(before):
+            last[place] = key
+            self._listed += 1
 
     def discard(self, key: Key) -> None:
         """Take out a key, where it is here."""
@@ -73,7 +92,9 @@ class Line:
 
     def first(self) -> Key | None:
         """The key that stands first, or None."""
-        stretch: dict[int, Key] = next(iter(self._stretches.values()), {})
+        stretch = self._last
+        for stretch in self._stretches.values():  # noqa: B007 - the first one
+            break
         place = next(iter(stretch), None)
         if self._returned:
             returned = self._returned.first()
@@ -83,7 +104,7 @@ class Line:
 
     def last(self) -> Key | None:
         """The key that stands last, or None."""
-        stretch: dict[int, Key] = next(reversed(self._stretches.values()), {})
+        stretch = self._last or next(reversed(self._stretches.values()), self._last)
         place = next(reversed(stretch), None)
         if self._returned:
             returned = self._returned.last()
@@ -91,31 +112,28 @@ class Line:
                 return self._returned.key(returned)
         return None if place is None else stretch[place]
 
-    def _list(self, key: Key) -> int:
-        """Put a key at the end; return its place."""
-        place = self._next_place
-        self._next_place = place + 1
-        number = place >> STRETCH_BITS
-        stretch = self._stretches.get(number)
-        if stretch is None:
-            stretch = self._stretches[number] = {}
-        stretch[place] = key
-        self._listed += 1
-        return place
+    def _begin_stretch(self) -> None:
+        """Let the next place be the first of another stretch."""
+        if self._last:
+            self._stretches[(self._next_place - 1) >> STRETCH_BITS] = self._last
+        self._last = {}
 
     def _leave(self, place: int) -> bool:
         """Empty a place; whether its key was in line and not held."""
-        number = place >> STRETCH_BITS
-        stretch = self._stretches.get(number)
-        if stretch is None or stretch.pop(place, None) is None:
-            if self._returned is None or place not in self._returned:
-                return False
-            self._returned.take(place)
+        stretch = self._stretches.get(place >> STRETCH_BITS, self._last)
+        if stretch.pop(place, None) is not None:
+            self._listed -= 1
+            if stretch is not self._last and not len(stretch) & (len(stretch) - 1):
+                self._shorten(place >> STRETCH_BITS, stretch)
             return True
-        self._listed -= 1
-        left = len(stretch)
-        if not left:
-            del self._stretches[number]
-        elif not left & (left - 1) and number < self._next_place >> STRETCH_BITS:
-            self._stretches[number] = dict(stretch)
+        if self._returned is None or place not in self._returned:
+            return False
+        self._returned.take(place)
         return True
+
+    def _shorten(self, number: int, stretch: dict[int, Key]) -> None:
+        """Copy a stretch that has become half as long, or let it go."""
+        if stretch:
+            self._stretches[number] = dict(stretch)
+        else:
+            del self._stretches[number]
