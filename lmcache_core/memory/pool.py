@@ -89,7 +89,9 @@ class HostPool:
         self._sizes[SPREAD[start % PRIME]][start] = -size
         self._free -= size
         self._count += 1
-        return Slot(start << self._shift, size << self._shift)
+        # The number that was asked with is one for all slots of a length, where it is even.
+        even = size << self._shift == nbytes
+        return Slot(start << self._shift, nbytes if even else size << self._shift)
 
     def free(self, slot: Slot) -> None:
         """Give a slot back.

@@ -200,3 +200,36 @@ def test_no_key_is_passed_over_whatever_comes_and_goes_meanwhile(data):
     assert stayed <= seen
     assert {key: residents.size(key) for key in residents} == sizes
     assert residents.used_bytes == sum(sizes.values())
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["mark", "unmark", "discard"]),
+            st.sampled_from([KEY, OTHER]),
+            st.sampled_from("pqr"),
+        )
+    )
+)
+def test_marks_are_those_that_were_put_and_not_taken(steps):
+    residents = Residents(100, Strict())
+    model = {}
+    for step, key, pin_id in steps:
+        if key not in residents:
+            residents.add(key, 10)
+            model[key] = set()
+        if step == "mark":
+            residents.mark(key, pin_id)
+            model[key].add(pin_id)
+        elif step == "unmark":
+            residents.unmark(key, pin_id)
+            model[key].discard(pin_id)
+        else:
+            assert residents.discard(key) == model.pop(key)
+        for other, marks in model.items():
+            assert residents.marks(other) == marks
+            assert residents.marked(other) == bool(marks)
+            assert residents.marks_among(other, {"p", "q"}) == marks & {"p", "q"}
+        assert residents.pinned_bytes == 10 * sum(map(bool, model.values()))
+    marked = sum(map(bool, model.values()))
+    assert len(residents._policy) == len(model) - marked

@@ -43,7 +43,8 @@ class Residents:
         self._policy = policy
         self._roster = Roster()
         self._places: Parts[Key, int] = make_parts()
-        self._marks: Parts[Key, set[str]] = make_parts()
+        # Nearly all that is marked has one mark, and a set takes 200 bytes.
+        self._marks: Parts[Key, str | set[str]] = make_parts()
         self._held: Parts[Key, None] = make_parts()
 
     def __len__(self) -> int:
@@ -84,7 +85,7 @@ class Residents:
 
     def marks(self, key: Key) -> frozenset[str]:
         """Ids of the pins that mark a key."""
-        return frozenset(self._marks[key[0]].get(key, ()))
+        return frozenset(_marks(self._marks[key[0]].get(key)))
 
     def marked(self, key: Key) -> bool:
         """Whether any pin marks a key."""
@@ -121,7 +122,7 @@ class Residents:
         if marks is None:
             return frozenset()
         self.pinned_bytes -= nbytes
-        return frozenset(marks)
+        return frozenset(_marks(marks))
 
     def resize(self, key: Key, nbytes: int) -> None:
         """Give a key that is there other bytes; its marks and its place in the order stay."""
@@ -144,8 +145,7 @@ class Residents:
 
     def marks_among(self, key: Key, pin_ids: set[str]) -> set[str]:
         """Which of some pins mark a key, in time that goes by the fewer of the two."""
-        marks = self._marks[key[0]].get(key)
-        return marks & pin_ids if marks else set()
+        return _marks(self._marks[key[0]].get(key)) & pin_ids
 
     def hold(self, key: Key) -> None:
         """Keep a key from eviction until :meth:`let_go`."""
@@ -165,23 +165,35 @@ class Residents:
 
     def mark(self, key: Key, pin_id: str) -> None:
         """Put a pin's mark on a key that is there."""
-        marks = self._marks[key[0]].get(key)
-        if marks is not None:
+        marked = self._marks[key[0]]
+        marks = marked.get(key)
+        if marks is None:
+            marked[key] = pin_id
+            self.pinned_bytes += self.size(key)
+            if key not in self._held[key[0]]:
+                self._policy.hold(key)
+        elif isinstance(marks, set):
             marks.add(pin_id)
-            return
-        self._marks[key[0]][key] = {pin_id}
-        self.pinned_bytes += self.size(key)
-        if key not in self._held[key[0]]:
-            self._policy.hold(key)
+        elif marks != pin_id:
+            marked[key] = {marks, pin_id}
 
     def unmark(self, key: Key, pin_id: str) -> None:
         """Take a pin's mark from a key; nothing happens where there is none."""
-        marks = self._marks[key[0]].get(key)
-        if marks is None:
-            return
-        marks.discard(pin_id)
-        if not marks:
-            del self._marks[key[0]][key]
+        marked = self._marks[key[0]]
+        marks = marked.get(key)
+        if isinstance(marks, set):
+            marks.discard(pin_id)
+            if len(marks) == 1:
+                marked[key] = marks.pop()
+        elif marks == pin_id:
+            del marked[key]
             self.pinned_bytes -= self.size(key)
             if key not in self._held[key[0]]:
                 self._policy.release(key)
+
+
+def _marks(marks: str | set[str] | None) -> set[str]:
+    """One mark or several as a set."""
+    if marks is None:
+        return set()
+    return marks if isinstance(marks, set) else {marks}
