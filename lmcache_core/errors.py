@@ -121,6 +121,21 @@ class NotCachedError(LMCacheError):
         self.cached = cached
 
 
+class NotHeldError(LMCacheError):
+    """A pin that was to be changed is not held whole as it was said to be.
+
+    Attributes:
+        pin_id: The pin's name.
+    """
+
+    def __init__(self, pin_id: str, *, location: str, version: int) -> None:
+        super().__init__(
+            f"pin {pin_id!r} is not held whole in {location} at version {version}; ask for it "
+            "with its tokens"
+        )
+        self.pin_id = pin_id
+
+
 class ConflictError(LMCacheError):
     """The thing exists already in another form, or another party owns it."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from lmcache_core.api.pins import PinReport, PinRequest
+from lmcache_core.api.pins import PinRenewal, PinReport, PinRequest
 from lmcache_core.errors import MessageError
 from lmcache_core.keys import EMPTY_SCOPE, Namespace, Scope
 
@@ -144,10 +144,10 @@ class Reply(Message, frozen=True, kw_only=True, tag="reply"):
     Attributes:
         request_id: The command's.
         num_tokens: Tokens pinned, released, cleared or found.
-        pin: The report on a pin command.
+        pin: The report on a pin that was made or renewed.
         error: None, or which kind of failure: ``invalid``, ``capacity``,
-            ``conflict``, ``unknown_location``, ``missing``, ``deadline`` or
-            ``internal``.
+            ``conflict``, ``unknown_location``, ``missing``, ``not_held``,
+            ``deadline`` or ``internal``.
         detail: The failure in a sentence.
         facts: Its numbers, for the problem document.
     """
@@ -246,9 +246,19 @@ class Command(Message, frozen=True, kw_only=True):
 
 
 class PinCommand(Command, frozen=True, kw_only=True, tag="pin"):
-    """Pin, or renew a pin with a higher version."""
+    """Pin, or change a pin with a higher version."""
 
     pin: PinRequest
+
+
+class RenewCommand(Command, frozen=True, kw_only=True, tag="renew"):
+    """Change a pin that the engine holds whole; its tokens are not sent again.
+
+    The answer is that of a :class:`PinCommand`, or the error ``not_held``: then
+    the pin is to be asked for by one.
+    """
+
+    renewal: PinRenewal
 
 
 class PlanCommand(Command, frozen=True, kw_only=True, tag="plan"):
@@ -346,6 +356,7 @@ ControllerMessage = (
     | Identify
     | WantSnapshot
     | PinCommand
+    | RenewCommand
     | PlanCommand
     | UnpinCommand
     | ClearCommand

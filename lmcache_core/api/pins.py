@@ -73,6 +73,43 @@ class PinRequest(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
 
 
+class PinRenewal(msgspec.Struct, frozen=True, kw_only=True):
+    """A pin that an engine holds whole, changed in anything but what is pinned, where and for whom.
+
+    It is as short for a prompt of a million tokens as for one of ten.
+
+    Attributes:
+        pin_id: The pin's name.
+        version: As it is to be.
+        since: As the engine holds it.
+        location: Where the engine holds it.
+        ttl_seconds: Seconds left, or None for no end.
+        renew: Whether a hit starts the time anew.
+        on_missing: What to do about tokens that are not cached.
+        labels: The operator's own notes.
+    """
+
+    pin_id: str
+    version: int
+    since: int
+    location: str
+    ttl_seconds: float | None = None
+    renew: Renew = Renew.FIXED
+    on_missing: OnMissing = OnMissing.PARTIAL
+    labels: dict[str, str] = {}
+
+    def of(self, held: PinRequest) -> PinRequest:
+        """What is held, as it is to be."""
+        return msgspec.structs.replace(
+            held,
+            version=self.version,
+            ttl_seconds=self.ttl_seconds,
+            renew=self.renew,
+            on_missing=self.on_missing,
+            labels=self.labels,
+        )
+
+
 class PinWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A pin on its own prompt that a request asks for, as it is written there.
 

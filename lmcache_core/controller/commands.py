@@ -18,6 +18,7 @@ from lmcache_core.api.messages import (
     PlanCommand,
     Progress,
     RecodeCommand,
+    RenewCommand,
     Reply,
     SettleCommand,
     UnpinCommand,
@@ -36,6 +37,7 @@ MAX_OPEN = 4096
 CommandT = TypeVar(
     "CommandT",
     PinCommand,
+    RenewCommand,
     PlanCommand,
     UnpinCommand,
     ClearCommand,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from lmcache_core.api.deadline import Deadline
-from lmcache_core.api.messages import PinCommand, Reply, UnpinCommand
+from lmcache_core.api.messages import PinCommand, RenewCommand, Reply, UnpinCommand
 from lmcache_core.api.pins import OnMissing, PinState, Renew
 from lmcache_core.controller.commands import Commands
 from lmcache_core.controller.directory import Directory
@@ -299,7 +299,7 @@ class PinKeeper:
             self._undo(row, old)
             raise
         answers = await asyncio.gather(
-            *(self._ask(engine, row, deadline) for engine in engines.values())
+            *(self._ask(engine, row, deadline, old) for engine in engines.values())
         )
         refused = [a for a in answers if isinstance(a, EngineRefusedError)]
         if refused:
@@ -338,18 +338,33 @@ class PinKeeper:
         return Kept(row, created=False, num_tokens=row.tokens_pinned)
 
     async def _ask(
-        self, engine: EngineRecord, row: PinRow, deadline: Deadline
+        self, engine: EngineRecord, row: PinRow, deadline: Deadline, old: PinRow | None = None
     ) -> int | LMCacheError:
-        now, name = self._ledger.now(), engine.instance_id
-        # What was lost stays reserved; what was never there is looked for anew.
-        lost = row.places[name].state is PinState.DEGRADED
-        request = row.again(name, now=now) if lost else row.request(name, now=now)
         try:
-            reply = await self._commands.ask(engine, deadline, PinCommand, pin=request)
+            reply = None if old is None else await self._ask_to_renew(engine, row, old, deadline)
+            if reply is None:
+                reply = await self._ask_in_full(engine, row, deadline)
             self._take(reply)
         except LMCacheError as error:
             return error
         return reply.num_tokens
+
+    async def _ask_to_renew(
+        self, engine: EngineRecord, row: PinRow, old: PinRow, deadline: Deadline
+    ) -> Reply | None:
+        """The answer of an engine that holds it whole; None where none does."""
+        renewal = row.renewal(engine.instance_id, old, now=self._ledger.now())
+        if renewal is None:
+            return None
+        reply = await self._commands.ask(engine, deadline, RenewCommand, renewal=renewal)
+        return None if reply.error == "not_held" else reply
+
+    async def _ask_in_full(self, engine: EngineRecord, row: PinRow, deadline: Deadline) -> Reply:
+        now, name = self._ledger.now(), engine.instance_id
+        # What was lost stays reserved; what was never there is looked for anew.
+        lost = row.places[name].state is PinState.DEGRADED
+        request = row.again(name, now=now) if lost else row.request(name, now=now)
+        return await self._commands.ask(engine, deadline, PinCommand, pin=request)
 
     def _take(self, reply: Reply) -> None:
         if reply.error is not None or reply.pin is None:

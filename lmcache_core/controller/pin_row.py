@@ -7,7 +7,7 @@ import math
 
 import msgspec
 
-from lmcache_core.api.pins import OnMissing, PinReport, PinRequest, PinState, Renew
+from lmcache_core.api.pins import OnMissing, PinRenewal, PinReport, PinRequest, PinState, Renew
 from lmcache_core.controller.ranks import means
 from lmcache_core.keys import EMPTY_SCOPE, TOKEN_BYTES, Scope
 
@@ -235,6 +235,39 @@ class PinRow(msgspec.Struct, kw_only=True):
             renew=content.renew,
             on_missing=content.on_missing,
             labels=content.labels,
+        )
+
+    def renewal(self, instance_id: str, old: PinRow, *, now: float) -> PinRenewal | None:
+        """The pin as an engine is asked for it that holds all of an older version.
+
+        Args:
+            instance_id: The engine.
+            old: That version; the engine may have lost it meanwhile.
+            now: Unix time.
+
+        Returns:
+            None where the engine did not hold it whole, or something else is to be pinned.
+        """
+        place, before = self.places[instance_id], old.places.get(instance_id)
+        mine, its = self.content, old.content
+        if (
+            before is None
+            or before.told != old.version
+            or before.state is not PinState.ACTIVE
+            or (before.location, before.identity) != (place.location, place.identity)
+            or (mine.tokens, mine.scope, mine.owner) != (its.tokens, its.scope, its.owner)
+        ):
+            return None
+        request = self.request(instance_id, now=now)
+        return PinRenewal(
+            pin_id=self.pin_id,
+            version=self.version,
+            since=old.version,
+            location=place.location,
+            ttl_seconds=request.ttl_seconds,
+            renew=request.renew,
+            on_missing=request.on_missing,
+            labels=request.labels,
         )
 
     def again(self, instance_id: str, *, now: float) -> PinRequest:

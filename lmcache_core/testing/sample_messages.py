@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lmcache_core.api.messages import (
+    Adopted,
     ClearCommand,
     ControllerMessage,
     EngineMessage,
@@ -14,10 +15,12 @@ from lmcache_core.api.messages import (
     Identify,
     MoveCommand,
     PinCommand,
+    PlanCommand,
     Progress,
     RecodeCommand,
     Refused,
     Register,
+    RenewCommand,
     Reply,
     SettleCommand,
     TierStatus,
@@ -25,7 +28,7 @@ from lmcache_core.api.messages import (
     WantSnapshot,
     Welcome,
 )
-from lmcache_core.api.pins import OnMissing, PinReport, PinRequest, PinState, Renew
+from lmcache_core.api.pins import OnMissing, PinRenewal, PinReport, PinRequest, PinState, Renew
 from lmcache_core.keys import Namespace, Placeholder, Scope
 
 _SCOPE = Scope(
@@ -125,9 +128,25 @@ ENGINE_MESSAGES: tuple[EngineMessage, ...] = (
 CONTROLLER_MESSAGES: tuple[ControllerMessage, ...] = (
     Welcome(instance_id="i", incarnation=1, ledger_id="l", want_snapshot=False),
     Refused(instance_id="i", incarnation=1, reason="another has this id"),
+    Adopted(instance_id="i", incarnation=1, versions={"größe": 1 << 60}),
     Identify(),
     WantSnapshot(),
     PinCommand(request_id="1", deadline_seconds=10.5, http_request_id="h", pin=_PIN),
+    RenewCommand(
+        request_id="8",
+        deadline_seconds=1.0,
+        renewal=PinRenewal(
+            pin_id="p",
+            version=3,
+            since=2,
+            location="LocalDiskBackend",
+            ttl_seconds=1.5,
+            renew=Renew.ON_HIT,
+            on_missing=OnMissing.RESERVE,
+            labels={"why": "漢字"},
+        ),
+    ),
+    PlanCommand(request_id="9", deadline_seconds=1.0, pin=_PIN),
     UnpinCommand(request_id="2", deadline_seconds=1.0, pin_id="p", version=3),
     ClearCommand(
         request_id="3",

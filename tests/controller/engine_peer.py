@@ -33,6 +33,7 @@ from lmcache_core.api.messages import (
     RecodeCommand,
     Refused,
     Register,
+    RenewCommand,
     Reply,
     SettleCommand,
     TierStatus,
@@ -322,7 +323,9 @@ class EnginePeer:
 
     def _answer(self, command: Command) -> Reply:
         if isinstance(command, PinCommand):
-            return self._pin(command)
+            return self._hold(command, command.pin)
+        if isinstance(command, RenewCommand):
+            return self._renew(command)
         if isinstance(command, PlanCommand):
             return self._plan(command)
         if isinstance(command, UnpinCommand):
@@ -340,11 +343,10 @@ class EnginePeer:
             return self._reply(command, facts=self.facts)
         return self._reply(command)
 
-    def _pin(self, command: PinCommand) -> Reply:
+    def _hold(self, command: Command, request: PinRequest) -> Reply:
         if self.refusal is not None:
             error, facts = self.refusal
             return self._reply(command, error=error, detail=f"refused: {error}", facts=facts)
-        request = command.pin
         if self._versions.get(request.pin_id, 0) > request.version:
             return self._reply(command, error="conflict", detail="a higher version is held")
         self.held[request.pin_id] = request
@@ -353,6 +355,13 @@ class EnginePeer:
             self._due[request.pin_id] = time.monotonic() + request.ttl_seconds
         report = self._report(request)
         return self._reply(command, num_tokens=report.tokens_pinned, pin=report)
+
+    def _renew(self, command: RenewCommand) -> Reply:
+        renewal = command.renewal
+        held = self.held.get(renewal.pin_id)
+        if held is None or held.version != renewal.since:
+            return self._reply(command, error="not_held", detail="ask for it with its tokens")
+        return self._hold(command, renewal.of(held))
 
     def _plan(self, command: PlanCommand) -> Reply:
         cached = self._prefix(command.pin.tokens, command.pin.scope, command.pin.location)

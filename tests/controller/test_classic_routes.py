@@ -10,7 +10,13 @@ import time
 import httpx
 import pytest
 
-from lmcache_core.api.messages import ClearCommand, HealthCommand, PinCommand, SettleCommand
+from lmcache_core.api.messages import (
+    ClearCommand,
+    HealthCommand,
+    PinCommand,
+    RenewCommand,
+    SettleCommand,
+)
 from lmcache_core.api.pins import OnMissing
 from lmcache_core.keys import Scope
 from tests.controller.controller_process import ControllerProcess
@@ -65,9 +71,22 @@ def test_the_same_body_renews_one_pin(controller: ControllerProcess, peer: Engin
         assert pin(controller, peer, ttl_s=ttl).json()["num_tokens"] == 42
     (shown,) = controller.post("/pins", instance_id=peer.instance_id).json()["pins"]
     assert 150 < shown["expires_in_seconds"] <= 200
-    versions = [command.pin.version for command in peer.asked(PinCommand)]
-    assert versions == sorted(set(versions))
-    assert len(peer.held) == 1
+    (made,), (renewed,) = peer.asked(PinCommand), peer.asked(RenewCommand)
+    assert made.pin.version == renewed.renewal.since < renewed.renewal.version
+    assert list(peer.held) == [made.pin.pin_id]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_pin_that_an_engine_may_have_lost_is_asked_for_with_its_tokens(
+    controller: ControllerProcess, peer: EnginePeer, *, lost: bool
+) -> None:
+    peer.cache(PROMPT if lost else PROMPT[:16])
+    pin(controller, peer, ttl_s=100)
+    if lost:
+        peer.held.clear()  # as by a change that it has not told of yet
+    assert pin(controller, peer, ttl_s=200).json()["num_tokens"] == (42 if lost else 16)
+    assert len(peer.asked(RenewCommand)) == lost
+    assert [len(each.pin.tokens) for each in peer.asked(PinCommand)] == [168, 168]
 
 
 def test_scope_owner_and_labels_reach_the_engine(

@@ -170,9 +170,9 @@ def test_labels_are_changed_and_the_end_is_not(
     assert new["expires_at"] == old["expires_at"]
     assert new["version"] > old["version"]
     assert answer.headers["etag"] == f'"{new["version"]}"'
-    asked = peer.asked(PinCommand)[-1].pin
-    assert (asked.labels, asked.version) == ({"c": "d"}, new["version"])
-    assert 90 < asked.ttl_seconds < 100
+    held = peer.held[old["pin_id"]]
+    assert (held.labels, held.version) == ({"c": "d"}, new["version"])
+    assert 90 < held.ttl_seconds < 100
     controller.client.delete(path)
 
 
@@ -187,7 +187,7 @@ def test_a_time_to_live_is_started_anew_changed_and_taken_away(
     assert longer["ttl_s"] == 500
     endless = controller.client.patch(path, json={"ttl_s": None}).json()
     assert (endless["ttl_s"], endless["expires_at"]) == (None, None)
-    assert peer.asked(PinCommand)[-1].pin.ttl_seconds is None
+    assert peer.held[endless["pin_id"]].ttl_seconds is None
     controller.client.delete(path)
 
 

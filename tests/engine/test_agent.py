@@ -17,13 +17,14 @@ from lmcache_core.api.messages import (
     Identify,
     PinCommand,
     Register,
+    RenewCommand,
     Reply,
     SettleCommand,
     UnpinCommand,
     WantSnapshot,
     Welcome,
 )
-from lmcache_core.api.pins import PinState
+from lmcache_core.api.pins import PinRenewal, PinState
 from lmcache_core.engine.control import event_feed
 from lmcache_core.engine.control.agent import ControlAgent
 from lmcache_core.engine.control.event_feed import EventFeed
@@ -175,6 +176,23 @@ def test_pin_unpin_clear_and_health_answer_what_was_done():
             assert (await controller.ask(clear)).num_tokens == 20
             health = HealthCommand(request_id="4", deadline_seconds=5)
             assert (await controller.ask(health)).facts == {"unhealthy_tiers": 0}
+
+    asyncio.run(scenario())
+
+
+def test_a_pin_is_renewed_without_its_tokens_where_it_is_held():
+    async def scenario():
+        async with conversation() as (rig, controller):
+            await controller.welcome()
+            rig.serve(list(range(20)))
+            await controller.ask(PinCommand(request_id="1", deadline_seconds=5, pin=ask(range(20))))
+            change = PinRenewal(pin_id="p", version=2, since=1, location=MEMORY)
+            renew = RenewCommand(request_id="2", deadline_seconds=5, renewal=change)
+            reply = await controller.ask(renew)
+            assert (reply.error, reply.num_tokens, reply.pin.version) == (None, 20, 2)
+            reply = await controller.ask(renew)
+            assert (reply.error, reply.num_tokens, reply.pin) == ("not_held", 0, None)
+            assert "at version 1" in reply.detail
 
     asyncio.run(scenario())
 

@@ -9,7 +9,7 @@ import pytest
 
 from lmcache_core.api import Capability, PutStatus
 from lmcache_core.api.frames import HEADER_BYTES
-from lmcache_core.api.messages import PinCommand, SettleCommand
+from lmcache_core.api.messages import PinCommand, SettleCommand, Welcome
 from lmcache_core.api.pins import OnMissing
 from lmcache_core.config import TierRules
 from lmcache_core.engine.chunks.sightings import Sightings
@@ -466,6 +466,21 @@ def test_a_pin_covers_only_what_has_arrived_within_its_time(tiers):
     assert reports["q"].tokens_pinned == 0
     assert reports["r"].tokens_pinned == len(LONG)
     assert nothing_is_under_way(rig)
+
+
+def test_a_pin_of_another_ledger_is_refused_before_it_brings_anything_down(tiers):
+    rig, near, _ = tiers(near=BACK)
+    rig.serve(LONG)
+    settle(rig)
+    commander = Commander(rig)
+    for ledger_id in ("ours", "another"):
+        commander.runner.bond.welcome(
+            Welcome(instance_id="rig", incarnation=1, ledger_id=ledger_id)
+        )
+        rig.engine.tiers.pins.pin(ask(LONG[:CHUNK_TOKENS], ledger_id))
+    assert commander.pin(LONG, location="near").error == "conflict"
+    settle(rig)
+    assert near.puts == 0
 
 
 def test_what_a_pin_waits_for_is_written_at_once_whatever_the_rules_are(tiers):

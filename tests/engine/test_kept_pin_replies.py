@@ -10,8 +10,14 @@ import pytest
 
 from lmcache_core.api import Capability
 from lmcache_core.api.frames import is_record
-from lmcache_core.api.messages import HealthCommand, Heartbeat, PinCommand, UnpinCommand
-from lmcache_core.api.pins import OnMissing, PinState
+from lmcache_core.api.messages import (
+    HealthCommand,
+    Heartbeat,
+    PinCommand,
+    RenewCommand,
+    UnpinCommand,
+)
+from lmcache_core.api.pins import OnMissing, PinRenewal, PinState
 from lmcache_core.engine.frames.record import parse
 from lmcache_core.engine.pins.keeping import LEDGER
 from lmcache_core.engine.storage import records
@@ -66,6 +72,12 @@ def command(number, *, seconds=10, **fields):
     return PinCommand(request_id=str(number), deadline_seconds=seconds, pin=pin)
 
 
+def renewal(number, *, seconds=10, version=2):
+    """Of the version before."""
+    change = PinRenewal(pin_id="p", version=version, since=version - 1, location=DISK)
+    return RenewCommand(request_id=str(number), deadline_seconds=seconds, renewal=change)
+
+
 def release(number, *, seconds=10, version=1):
     return UnpinCommand(
         request_id=str(number), deadline_seconds=seconds, pin_id="p", version=version
@@ -78,12 +90,12 @@ async def answers_health(controller, number):
     assert reply.request_id == f"h{number}"
 
 
-@pytest.mark.parametrize("made", [command, release])
+@pytest.mark.parametrize("made", [command, renewal, release])
 def test_rule_7_the_answer_waits_for_the_sync_and_nothing_else_does(made):
     async def scenario():
         async with durable() as (rig, controller, backend):
             await controller.welcome()
-            if made is release:
+            if made is not command:
                 await controller.ask(command(1))
             backend.go.clear()
             await controller.send(made(2))
@@ -95,19 +107,19 @@ def test_rule_7_the_answer_waits_for_the_sync_and_nothing_else_does(made):
             backend.go.set()
             reply = await controller.next_reply("2")
             assert (reply.error, reply.num_tokens) == (None, len(LONG))
-            if made is command:
+            if made is not release:
                 assert reply.pin.state is PinState.ACTIVE
-            assert kept_names(backend) == ({LEDGER, "p"} if made is command else {LEDGER})
+            assert kept_names(backend) == ({LEDGER} if made is release else {LEDGER, "p"})
 
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("made", [command, release])
+@pytest.mark.parametrize("made", [command, renewal, release])
 def test_what_does_not_become_durable_in_time_is_said_and_comes_later(made):
     async def scenario():
         async with durable() as (_, controller, backend):
             await controller.welcome()
-            if made is release:
+            if made is not command:
                 await controller.ask(command(1))
             backend.go.clear()
             await controller.send(made(2, seconds=0.2))
@@ -115,28 +127,28 @@ def test_what_does_not_become_durable_in_time_is_said_and_comes_later(made):
             assert (reply.error, reply.num_tokens, reply.pin) == ("deadline", 0, None)
             assert "durable" in reply.detail
             backend.go.set()
-            reply = await controller.ask(made(3, version=2))
+            reply = await controller.ask(made(3, version=3))
             assert reply.error is None
-            assert reply.num_tokens == (len(LONG) if made is command else 0)
+            assert reply.num_tokens == (0 if made is release else len(LONG))
 
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("made", [command, release])
+@pytest.mark.parametrize("made", [command, renewal, release])
 def test_a_sync_that_fails_is_said_with_its_reason_and_tried_again(made, monkeypatch):
     monkeypatch.setattr(records, "RETRY_SECONDS", 0.05)
 
     async def scenario():
         async with durable() as (_, controller, backend):
             await controller.welcome()
-            if made is release:
+            if made is not command:
                 await controller.ask(command(1))
             backend.failure = "the disk is on fire"
             reply = await controller.ask(made(2))
             assert reply.error == "internal"
             assert "on fire" in reply.detail
             backend.failure = None
-            if made is command:
+            if made is not release:
                 while True:
                     beat = await controller.next(Heartbeat)
                     if any(pin.state is PinState.ACTIVE for pin in beat.pins):

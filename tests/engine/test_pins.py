@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from lmcache_core.api.pins import OnMissing, PinRequest, PinState, Renew
+from lmcache_core.api.pins import OnMissing, PinRenewal, PinRequest, PinState, Renew
 from lmcache_core.errors import (
     CapacityError,
     ConflictError,
     NotCachedError,
+    NotHeldError,
     UnknownNameError,
 )
 from lmcache_core.keys import Scope, tokens_to_bytes
@@ -121,6 +122,62 @@ def test_a_lower_version_never_beats_a_higher_one(rig, pins):
     with pytest.raises(ConflictError, match="version 4"):
         pins.pin(ask(tokens, version=3))
     assert pins.pin(ask(tokens, version=5)).tokens_pinned == 20
+
+
+def renewal(version, since, **fields) -> PinRenewal:
+    fields.setdefault("location", MEMORY)
+    return PinRenewal(pin_id="p", version=version, since=since, **fields)
+
+
+def test_a_pin_that_is_held_whole_is_changed_without_its_tokens(rig, pins, clock):
+    tokens = list(range(20))
+    rig.serve(tokens)
+    pins.pin(ask(tokens, ttl_seconds=10.0))
+    change = {"ttl_seconds": 60.0, "renew": Renew.ON_HIT, "labels": {"a": "b"}}
+    report = pins.renew(renewal(2, 1, on_missing=OnMissing.RESERVE, **change))
+    ((request, known),) = pins.held(["p"])
+    assert request == ask(tokens, version=2, on_missing=OnMissing.RESERVE, **change)
+    assert report == known
+    assert (report.version, report.tokens_pinned, report.state) == (2, 20, PinState.ACTIVE)
+    clock.now = 59.0
+    assert pins.expire() == []
+    flood(rig)
+    assert rig.hit(tokens) == 20
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(renewal(3, 1), id="another version"),
+        pytest.param(renewal(3, 2, location="LocalDiskBackend"), id="another place"),
+        pytest.param(msgspec.structs.replace(renewal(3, 2), pin_id="q"), id="another pin"),
+    ],
+)
+def test_a_pin_that_is_not_held_so_is_not_changed_without_its_tokens(rig, pins, change):
+    rig.serve(list(range(20)))
+    pins.pin(ask(range(20), version=2))
+    before = pins.held(["p"])
+    with pytest.raises(NotHeldError, match=f"{change.location} at version {change.since}"):
+        pins.renew(change)
+    assert pins.held(["p", "q"]) == before
+
+
+def test_a_pin_that_lost_something_is_not_changed_without_its_tokens(rig, pins):
+    rig.serve(list(range(20)))
+    pins.pin(ask(range(20)))
+    residents = rig.engine.tiers.memory.residents
+    rig.engine.tiers.drop(MEMORY, list(residents)[:1], force=True)
+    before = pins.held(["p"])
+    with pytest.raises(NotHeldError):
+        pins.renew(renewal(2, 1))
+    assert pins.held(["p"]) == before
+
+
+def test_a_renewal_does_not_lower_a_version(rig, pins):
+    rig.serve(list(range(20)))
+    pins.pin(ask(range(20), version=3))
+    with pytest.raises(ConflictError, match="version 3"):
+        pins.renew(renewal(2, 3))
 
 
 def test_a_new_version_moves_the_marks(rig, pins):

@@ -6,26 +6,22 @@ import itertools
 import logging
 from collections.abc import Iterator
 
-import msgspec
-
 from lmcache_core.api.messages import (
     ClearCommand,
     Command,
     HealthCommand,
     MoveCommand,
     PinCommand,
-    PlanCommand,
     RecodeCommand,
     Reply,
     SettleCommand,
-    UnpinCommand,
 )
-from lmcache_core.api.pins import PinReport, PinRequest
+from lmcache_core.api.pins import PinReport
 from lmcache_core.engine.cache.engine import CacheEngine
 from lmcache_core.engine.chunks.piece import Pieces
-from lmcache_core.engine.control.descent import Descent
 from lmcache_core.engine.control.ledger_bond import LedgerBond
 from lmcache_core.engine.control.moving import Move
+from lmcache_core.engine.control.pin_commands import AboutPins, PinCommands
 from lmcache_core.engine.control.recoding import Recoding
 from lmcache_core.engine.storage.tier import StorageTier
 from lmcache_core.errors import (
@@ -33,6 +29,7 @@ from lmcache_core.errors import (
     ConflictError,
     LMCacheError,
     NotCachedError,
+    NotHeldError,
     UnknownNameError,
 )
 from lmcache_core.keys import Key, Scope
@@ -63,7 +60,7 @@ class CommandRunner:
         self.bond = LedgerBond(engine.tiers)
         self._moves: dict[str, Move] = {}
         self._recodings: dict[str, Recoding] = {}
-        self._descents: dict[str, Descent] = {}
+        self._pin_commands = PinCommands(engine)
 
     def must_wait(self, command: Command) -> bool:
         """Whether what the command asks for is under way, or stores of its tokens are."""
@@ -84,20 +81,14 @@ class CommandRunner:
             except LMCacheError:
                 return False  # The answer says why.
         if isinstance(command, PinCommand):
-            return self._stores_open_for(command.pin) or self._descends(command)
+            try:
+                self.bond.check(command)
+            except ConflictError:
+                return False  # The answer says why.
+            return self._pin_commands.must_wait(command)
         if isinstance(command, SettleCommand):
             return self._engine.stores_open_for(command.tokens, command.scope)
         return False
-
-    def _stores_open_for(self, pin: PinRequest) -> bool:
-        """Whether stores are under way that a pin could hold more by."""
-        engine = self._engine
-        if not engine.open_jobs:
-            return False
-        with engine.tiers.lock:
-            if engine.tiers.pins.holds(pin):
-                return False
-        return engine.stores_open_for(pin.tokens, pin.scope)
 
     def progress(self, command: Command) -> tuple[int, int] | None:
         """Chunks that one which takes its time is done with, and of how many; None of others."""
@@ -125,6 +116,8 @@ class CommandRunner:
         except NotCachedError as error:
             facts = {"asked": error.asked, "cached": error.cached}
             return self._reply(command, error="missing", detail=str(error), facts=facts)
+        except NotHeldError as error:
+            return self._reply(command, error="not_held", detail=str(error))
         except ConflictError as error:
             return self._reply(command, error="conflict", detail=str(error))
         except CapacityError as error:
@@ -144,22 +137,9 @@ class CommandRunner:
 
     def _run(self, command: Command) -> Reply:
         tiers = self._engine.tiers
-        if isinstance(command, PinCommand):
-            descent = self._descents.pop(command.request_id, None)
-            if descent is not None:
-                descent.end()
-            with tiers.lock:
-                report = tiers.pins.pin(command.pin)
-            return self._reply(command, num_tokens=report.tokens_pinned, pin=report)
-        if isinstance(command, PlanCommand):
-            with tiers.lock:
-                cost = tiers.pins.plan(command.pin)
-            facts = {name: n for name, n in msgspec.structs.asdict(cost).items() if n is not None}
-            return self._reply(command, num_tokens=cost.cached_tokens, facts=facts)
-        if isinstance(command, UnpinCommand):
-            with tiers.lock:
-                released = tiers.pins.unpin(command.pin_id, command.version)
-            return self._reply(command, num_tokens=released)
+        if isinstance(command, AboutPins):
+            num_tokens, pin, facts = self._pin_commands.run(command)
+            return self._reply(command, num_tokens=num_tokens, pin=pin, facts=facts)
         if isinstance(command, ClearCommand):
             return self._reply(command, num_tokens=self._clear(command))
         if isinstance(command, MoveCommand):
@@ -186,23 +166,6 @@ class CommandRunner:
             keys = tiers.keys(command.location)
         batches = _batches(keys)
         return sum(tiers.drop(command.location, batch, force=command.force) for batch in batches)
-
-    def _descends(self, command: PinCommand) -> bool:
-        """Whether what a pin asks for is on its way to a storage tier; it is brought there."""
-        descent = self._descents.get(command.request_id)
-        if descent is None:
-            tiers, pin = self._engine.tiers, command.pin
-            target = tiers.storage_tier(pin.location)
-            if target is None:
-                return False
-            descent = self._descents[command.request_id] = Descent(
-                tiers,
-                target,
-                tiers.chain_of(pin.tokens, pin.scope),
-                name=command.request_id,
-                progressed=self._engine.note_progress,
-            )
-        return not descent.advance()
 
     def _move_of(self, command: MoveCommand) -> Move:
         """The move that a command has begun, or begins now."""

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
 from lmcache_core.api.deadline import Deadline
-from lmcache_core.api.messages import Command, PinCommand, Reply, UnpinCommand
+from lmcache_core.api.messages import (
+    Command,
+    PinCommand,
+    RenewCommand,
+    Reply,
+    UnpinCommand,
+)
+from lmcache_core.api.pins import PinRenewal, PinRequest
 from lmcache_core.engine.pins.keeping import PinKeeping, Receipt
 from lmcache_core.engine.tiers.stack import TierStack
 
@@ -21,11 +28,14 @@ MOST_SECONDS = 1.0
 
 KEPT = Receipt(parts=0)
 
+PinChange: TypeAlias = PinCommand | RenewCommand | UnpinCommand
+"""A command whose answer may wait."""
+
 
 class Held(NamedTuple):
     """An answer that waits."""
 
-    command: PinCommand | UnpinCommand
+    command: PinChange
     reply: Reply
     receipt: Receipt
     until: Deadline
@@ -58,7 +68,7 @@ class HeldReplies:
 
     def hold(self, command: Command, reply: Reply) -> Reply | None:
         """The answer to send now; None where it waits until what it says is durable."""
-        if reply.error is not None or not isinstance(command, PinCommand | UnpinCommand):
+        if reply.error is not None or not isinstance(command, PinChange):
             return reply
         with self._tiers.lock:
             receipt, seconds = self._receipt(command)
@@ -78,13 +88,13 @@ class HeldReplies:
             else:
                 self._held.append(one)
 
-    def _receipt(self, command: PinCommand | UnpinCommand) -> tuple[Receipt, float]:
+    def _receipt(self, command: PinChange) -> tuple[Receipt, float]:
         """What an answer waits for, and how many seconds; the lock is held."""
         keeping, seconds = self._keeping, command.deadline_seconds * ANSWERED_SHARE
         if isinstance(command, UnpinCommand):
             keeping.release(command.pin_id)
             return keeping.receipt(command.pin_id) or KEPT, seconds
-        pin = command.pin
+        pin = _asked(command)
         receipt = keeping.receipt(pin.pin_id) or KEPT
         if not keeping.is_durable(pin.location):
             seconds = min(seconds, MOST_SECONDS)
@@ -94,17 +104,17 @@ class HeldReplies:
 
     def _answer(self, held: Held) -> Reply:
         command, reply, receipt, _ = held
-        if isinstance(command, PinCommand):
-            location = command.pin.location
-            if not self._keeping.is_durable(location):
-                return reply
-            what = f"pin {command.pin.pin_id!r} is marked in {location}"
-            with self._tiers.lock:
-                report = self._tiers.pins.report(command.pin.pin_id)
-            if report is not None and report.version == command.pin.version:
-                reply = msgspec.structs.replace(reply, pin=report, num_tokens=report.tokens_pinned)
-        else:
+        if isinstance(command, UnpinCommand):
             what = f"pin {command.pin_id!r} is let go of"
+        else:
+            pin = _asked(command)
+            if not self._keeping.is_durable(pin.location):
+                return reply
+            what = f"pin {pin.pin_id!r} is marked in {pin.location}"
+            with self._tiers.lock:
+                report = self._tiers.pins.report(pin.pin_id)
+            if report is not None and report.version == pin.version:
+                reply = msgspec.structs.replace(reply, pin=report, num_tokens=report.tokens_pinned)
         if receipt.failure is not None:
             detail = f"{what} and that could not be made durable: {receipt.failure}"
             return _failed(reply, "internal", detail)
@@ -112,6 +122,11 @@ class HeldReplies:
             detail = f"{what} and that was not durable within {held.until.seconds:.1f} s"
             return _failed(reply, "deadline", detail)
         return reply
+
+
+def _asked(command: PinCommand | RenewCommand) -> PinRequest | PinRenewal:
+    """What a pin is to be."""
+    return command.pin if isinstance(command, PinCommand) else command.renewal
 
 
 def _failed(reply: Reply, error: str, detail: str) -> Reply:

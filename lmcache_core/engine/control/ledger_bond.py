@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from lmcache_core.api.messages import Command, PinCommand, UnpinCommand, Welcome
+from lmcache_core.api.messages import (
+    Command,
+    PinCommand,
+    RenewCommand,
+    UnpinCommand,
+    Welcome,
+)
 from lmcache_core.engine.tiers.stack import TierStack
 from lmcache_core.errors import ConflictError
 from lmcache_core.log import get_logger
@@ -49,7 +55,8 @@ class LedgerBond:
         Raises:
             ConflictError: The pins are in another ledger.
         """
-        if self._other is None or not isinstance(command, PinCommand | UnpinCommand):
+        changes = isinstance(command, PinCommand | RenewCommand | UnpinCommand)
+        if self._other is None or not changes:
             return
         serves = self.serves
         if serves in ("", self._other):

@@ -70,7 +70,7 @@ class Pin:
     @property
     def tokens_pinned(self) -> int:
         """Length of its prefix whose bytes stay and may be a hit."""
-        tokens = self.tokens_asked if self._whole else self._prefix(self.covers)
+        tokens = self.tokens_asked if self._all_covered else self._prefix(self.covers)
         if self._usable is None or not tokens:
             return tokens
         size = self.pieces.tokens(0)
@@ -92,8 +92,17 @@ class Pin:
             and mine.scope == request.scope
             and mine.location == request.location
             and mine.owner == request.owner
-            and self.tokens_pinned == self.tokens_asked
+            and self.whole
         )
+
+    def is_at(self, version: int, location: str) -> bool:
+        """Whether it has a version and is in a place."""
+        return self.request.version == version and self.request.location == location
+
+    @property
+    def whole(self) -> bool:
+        """Whether all is held that was asked for."""
+        return self.tokens_pinned == self.tokens_asked
 
     def cover(self, number: int, key: Key) -> None:
         """An entry covers the whole piece of a number."""
@@ -109,7 +118,7 @@ class Pin:
         ]
 
     @property
-    def _whole(self) -> bool:
+    def _all_covered(self) -> bool:
         """Whether all is covered, as of most pins, told without a look at each piece."""
         covers = self.covers
         return len(covers) == len(self.pieces) and self.tokens_asked == sum(

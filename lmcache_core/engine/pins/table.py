@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from lmcache_core.api.pins import OnMissing, PinCost, PinReport, PinRequest, Renew
+from lmcache_core.api.pins import OnMissing, PinCost, PinRenewal, PinReport, PinRequest, Renew
 from lmcache_core.config import ANYWHERE
 from lmcache_core.engine.chunks.entry import Entry
 from lmcache_core.engine.chunks.piece import Cover, Piece
@@ -19,7 +19,13 @@ from lmcache_core.engine.pins.pin import Pin
 from lmcache_core.engine.pins.place import PinnableTier, Place, TierPlace
 from lmcache_core.engine.pins.quotas import Quotas
 from lmcache_core.engine.pins.released import Released
-from lmcache_core.errors import CapacityError, ConflictError, NotCachedError, UnknownNameError
+from lmcache_core.errors import (
+    CapacityError,
+    ConflictError,
+    NotCachedError,
+    NotHeldError,
+    UnknownNameError,
+)
 from lmcache_core.keys import Key, KeyChain, Scope
 
 MAX_PINS = 1 << 16
@@ -100,9 +106,7 @@ class PinTable:
         old = self._pins.get(request.pin_id)
         self._check_version(request, old)
         if old is not None and old.held_as(request):
-            self._renew(old, request)
-            self._keep(old)
-            return self._report(old)
+            return self._renew(old, request)
         new = self._maker.make(request, place, self._due(request))
         if request.on_missing is OnMissing.FAIL and new.tokens_pinned < new.tokens_asked:
             raise NotCachedError(request.location, asked=new.tokens_asked, cached=new.tokens_pinned)
@@ -114,6 +118,21 @@ class PinTable:
         self._put_in(new)
         self._keep(new)
         return self._report(new)
+
+    def renew(self, renewal: PinRenewal) -> PinReport:
+        """Change a pin that holds all it covers; return its report, as of :meth:`pin`.
+
+        Raises:
+            NotHeldError: It does not, or is at another version or in another place.
+            ConflictError: It is held at a version that is not below the new one.
+        """
+        pin_id, since, location = renewal.pin_id, renewal.since, renewal.location
+        pin = self._pins.get(pin_id)
+        if pin is None or not pin.whole or not pin.is_at(since, location):
+            raise NotHeldError(pin_id, location=location, version=since)
+        request = renewal.of(pin.request)
+        self._check_version(request, pin)
+        return self._renew(pin, request)
 
     def holds(self, request: PinRequest) -> bool:
         """Whether a pin holds all that is asked for, so that asking renews it."""
@@ -167,7 +186,7 @@ class PinTable:
         new = self._maker.make(request, place, self._due(request))
         return self._quotas.cost(new, self._pins.get(request.pin_id), place.need(new))
 
-    def _renew(self, pin: Pin, request: PinRequest) -> None:
+    def _renew(self, pin: Pin, request: PinRequest) -> PinReport:
         """Give a pin that holds all it covers another time, order of renewal or label."""
         # Its marks, room and charge are what they would be if it were made anew.
         pin.request = request
@@ -176,6 +195,8 @@ class PinTable:
         self._note_renewing(request)
         self._alarms.set(pin)
         self._changed.discard(request.pin_id)
+        self._keep(pin)
+        return self._report(pin)
 
     def unpin(self, pin_id: str, version: int) -> int:
         """Release a pin; return the tokens that were pinned, 0 where it is not held.
