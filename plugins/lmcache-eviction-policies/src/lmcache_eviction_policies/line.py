@@ -19,9 +19,9 @@ class Line:
     each in the order of its places; those that came back are found by theirs.
 
     One list of all keys would do, but it is copied whole when it grows, while
-    a step of the server waits. A stretch that has lost half of its keys, and
-    half of those again, is copied, as it would go on taking the room that it
-    has had; a dictionary of few keys finds its first one soon.
+    a step of the server waits. A stretch is copied when it is full, and when
+    it has lost half of its keys, and half of those again: else it would go on
+    taking the room that it has had, and be slow to find its first key.
     """
 
     __slots__ = ("_last", "_listed", "_next_place", "_places", "_returned", "_stretches")
@@ -115,7 +115,7 @@ class Line:
     def _begin_stretch(self) -> None:
         """Let the next place be the first of another stretch."""
         if self._last:
-            self._stretches[(self._next_place - 1) >> STRETCH_BITS] = self._last
+            self._stretches[(self._next_place - 1) >> STRETCH_BITS] = dict(self._last)
         self._last = {}
 
     def _leave(self, place: int) -> bool:
