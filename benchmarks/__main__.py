@@ -26,6 +26,7 @@ ALL: dict[str, tuple[list[str], list[str]]] = {
     "disk_start": ([], ["--files", "20000", "--rounds", "3"]),
     "objects": ([], ["--rounds", "3", "--mib", "1", "32"]),
     "engine": ([], ["--chunks", "1000", "100000"]),
+    "holds": ([], ["--chunks", "100000"]),
     "policies": ([], ["--keys", "1000", "100000"]),
     "serdes": ([], ["--rounds", "3"]),
     "redis_store": ([], ["--rounds", "4"]),

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lmcache_core.api import BackendContext, MemoryBackendSpec
-from lmcache_core.api.connector import KVGroup
+from lmcache_core.api.connector import CopyJob, KVGroup
 from lmcache_core.api.pins import PinRequest
 from lmcache_core.config import EngineConfig, TierConfig
 from lmcache_core.engine import CacheEngine, start
@@ -40,7 +40,7 @@ MEMORY = "LocalCPUBackend"
 class Bench:
     """One engine of a given size over memory that is never touched."""
 
-    def __init__(self, chunks: int) -> None:
+    def __init__(self, chunks: int, policy: str = "LRU") -> None:
         self.chunks = chunks
         registry = PluginRegistry.discover()
         spec = registry.backend(MEMORY)
@@ -49,6 +49,7 @@ class Bench:
             tiers=(TierConfig(MEMORY, chunks * SLOT_BYTES),),
             staging_bytes=64 * SLOT_BYTES,
             pin_share=1.0,
+            cache_policy=policy,
         )
         context = BackendContext(instance_id="bench", tier=MEMORY)
         nbytes = chunks * SLOT_BYTES + config.staging_bytes
@@ -69,9 +70,13 @@ class Bench:
         self._next_token += PROMPT_CHUNKS * CHUNK_TOKENS
         return list(range(base, base + PROMPT_CHUNKS * CHUNK_TOKENS))
 
+    def plan(self, name: str, tokens: Sequence[int]) -> CopyJob | None:
+        """The first half of a store."""
+        return self.engine.plan_store(name, len(tokens), self._tables, final=True)
+
     def store(self, name: str, tokens: Sequence[int]) -> None:
         """Everything a store costs, its copy left out."""
-        job = self.engine.plan_store(name, len(tokens), self._tables, final=True)
+        job = self.plan(name, tokens)
         if job is not None:
             self.engine.acknowledge([job.job_id])
 

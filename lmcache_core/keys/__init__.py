@@ -16,18 +16,23 @@ from lmcache_core.keys.chain import (
     tokens_to_bytes,
 )
 from lmcache_core.keys.namespace import Namespace
+from lmcache_core.keys.parts import PRIME, SPREAD, Parts, make_parts
 from lmcache_core.keys.scope import EMPTY_SCOPE, Placeholder, Scope
 
 __all__ = [
     "EMPTY_SCOPE",
     "KEY_BYTES",
+    "PRIME",
+    "SPREAD",
     "TOKEN_BYTES",
     "Key",
     "KeyChain",
     "Namespace",
+    "Parts",
     "Placeholder",
     "Scope",
     "TokenRangeError",
     "chunk_key",
+    "make_parts",
     "tokens_to_bytes",
 ]

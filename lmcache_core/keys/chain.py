@@ -112,8 +112,9 @@ class KeyChain:
             index: Number of the chunk.
             length: Tokens wanted from its start; what is there by default.
         """
+        start = index * self.chunk_size * TOKEN_BYTES
         size = (self.chunk_size if length is None else length) * TOKEN_BYTES
-        return self._slice(index * self.chunk_size * TOKEN_BYTES, size)
+        return bytes(self._bytes[start : start + size])
 
     def all_bytes(self) -> bytes:
         """Packed token ids of the whole sequence."""
@@ -124,6 +125,3 @@ class KeyChain:
         if length == self.chunk_size:
             return self.keys[index]
         return chunk_key(self.parent(index), self.token_bytes(index, length))
-
-    def _slice(self, start: int, size: int) -> bytes:
-        return bytes(self._bytes[start : start + size])

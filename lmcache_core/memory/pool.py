@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from lmcache_core.errors import LMCacheError
+from lmcache_core.keys import PRIME, SPREAD, Parts, make_parts
 from lmcache_core.memory.runs import FreeRuns
 
 DEFAULT_ALIGNMENT_BYTES = 4096
@@ -53,11 +54,13 @@ class HostPool:
         self._capacity = capacity
         self._free = capacity
         self._runs = FreeRuns(capacity)
-        self._runs.add(0, capacity)
-        # Boundaries of free runs, in granules; slots by their offset in bytes.
-        self._size_at = {0: capacity}
-        self._start_before = {capacity: 0}
-        self._slots: dict[int, Slot] = {}
+        self._count = 0
+        # In granules: the size of each free run by its start, less than 0 of
+        # a slot, and the start of each free run by its end.
+        self._sizes: Parts[int, int] = make_parts()
+        self._starts: Parts[int, int] = make_parts()
+        # What is behind has never been a slot, or is free again with all that was.
+        self._fresh = 0
 
     def allocate(self, nbytes: int) -> Slot | None:
         """Take a slot of at least ``nbytes`` bytes.
@@ -72,22 +75,23 @@ class HostPool:
         if size < 1:
             raise LMCacheError(f"a slot of {nbytes} bytes was asked for; the least is 1 byte")
         run = self._runs.take(size)
-        if run is None:
-            return None
-        start, length = run
-        del self._size_at[start]
-        rest = length - size
-        if rest:
-            begin = start + size
-            self._runs.add(begin, rest)
-            self._size_at[begin] = rest
-            self._start_before[start + length] = begin
+        if run is not None:
+            start, length = run
+            end = start + length
+            del self._starts[SPREAD[end % PRIME]][end]
+            if length > size:
+                self._note_free(start + size, length - size)
+        elif size <= self._capacity - self._fresh:
+            start = self._fresh
+            self._fresh += size
         else:
-            del self._start_before[start + length]
+            return None
+        self._sizes[SPREAD[start % PRIME]][start] = -size
         self._free -= size
-        offset = start << self._shift
-        slot = self._slots[offset] = Slot(offset, size << self._shift)
-        return slot
+        self._count += 1
+        # The number that was asked with is one for all slots of a length, where it is even.
+        even = size << self._shift == nbytes
+        return Slot(start << self._shift, nbytes if even else size << self._shift)
 
     def free(self, slot: Slot) -> None:
         """Give a slot back.
@@ -96,29 +100,44 @@ class HostPool:
             LMCacheError: This pool has not handed it out, or has it back
                 already; nothing is changed.
         """
-        known = self._slots.pop(slot.offset, None)
-        if known is None or known.nbytes != slot.nbytes:
-            if known is not None:
-                self._slots[slot.offset] = known
-            raise LMCacheError(
-                f"{slot} is freed but not taken: it was freed before or is another pool's; "
-                f"taken at that offset: {known or 'nothing'}"
-            )
         start = slot.offset >> self._shift
         size = slot.nbytes >> self._shift
-        end = start + size
+        sizes = self._sizes[SPREAD[start % PRIME]]
+        known = -sizes.get(start, 0)
+        if known != size or size < 1 or (slot.offset | slot.nbytes) & self._mask:
+            taken = Slot(slot.offset, known << self._shift) if known > 0 else "nothing"
+            raise LMCacheError(
+                f"{slot} is freed but not taken: it was freed before or is another pool's; "
+                f"taken at that offset: {taken}"
+            )
+        del sizes[start]
         self._free += size
-        after = self._size_at.pop(end, None)
-        if after is not None:
+        self._count -= 1
+        end = start + size
+        after = self._sizes[SPREAD[end % PRIME]].get(end, 0)
+        if after > 0:
+            del self._sizes[SPREAD[end % PRIME]][end]
             self._runs.remove(end, after)
             end += after
-        before = self._start_before.pop(start, None)
+        before = self._starts[SPREAD[start % PRIME]].pop(start, None)
         if before is not None:
             self._runs.remove(before, start - before)
+            del self._sizes[SPREAD[before % PRIME]][before]
             start = before
-        self._runs.add(start, end - start)
-        self._size_at[start] = end - start
-        self._start_before[end] = start
+        if end == self._fresh:
+            self._fresh = start
+        else:
+            self._note_free(start, end - start)
+
+    @property
+    def _largest(self) -> int:
+        return max(self._runs.largest(), self._capacity - self._fresh)
+
+    def _note_free(self, start: int, size: int) -> None:
+        self._runs.add(start, size)
+        self._sizes[SPREAD[start % PRIME]][start] = size
+        end = start + size
+        self._starts[SPREAD[end % PRIME]][end] = start
 
     @property
     def capacity_bytes(self) -> int:
@@ -138,13 +157,13 @@ class HostPool:
     @property
     def largest_free_bytes(self) -> int:
         """Size of the largest slot that can be allocated now, in bytes."""
-        return self._runs.largest() << self._shift
+        return self._largest << self._shift
 
     @property
     def fragmentation(self) -> float:
         """Share of the free bytes outside the largest free run, from 0 to 1."""
-        return 1 - self._runs.largest() / self._free if self._free else 0.0
+        return 1 - self._largest / self._free if self._free else 0.0
 
     def __len__(self) -> int:
         """Number of slots taken."""
-        return len(self._slots)
+        return self._count

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from lmcache_core.keys import PRIME, SPREAD, Parts, make_parts
+
+_NONE = -1
 _DIGIT_BITS = 10
 _DIGIT_MASK = (1 << _DIGIT_BITS) - 1
 
@@ -14,27 +17,31 @@ class FreeRuns:
     above, so that the smallest sufficient size is found in three steps however
     many runs there are. Classic TLSF rounds sizes into classes and then misses
     a run of precisely the size asked for; a cache frees and asks for one size
-    all day, and would evict twice for each slot.
+    all day, and would evict twice for each slot. Runs of one size are linked
+    by their starts, the one freed last first.
 
     Args:
         capacity: Size of the largest run there can be, in granules.
     """
 
-    __slots__ = ("_bins", "_low", "_middle", "_top")
+    __slots__ = ("_beside", "_low", "_middle", "_newest", "_top")
 
     def __init__(self, capacity: int) -> None:
-        self._bins: dict[int, dict[int, None]] = {}
+        self._newest: dict[int, int] = {}
+        # By the start of a run, those of the next newer and the next older one of its size.
+        self._beside: Parts[int, list[int]] = make_parts()
         self._low = [0] * ((capacity >> _DIGIT_BITS) + 1)
         self._middle = [0] * ((capacity >> 2 * _DIGIT_BITS) + 1)
         self._top = 0
 
     def add(self, start: int, size: int) -> None:
         """Note a free run."""
-        starts = self._bins.get(size)
-        if starts is not None:
-            starts[start] = None
+        older = self._newest.get(size, _NONE)
+        self._newest[size] = start
+        self._beside[SPREAD[start % PRIME]][start] = [_NONE, older]
+        if older != _NONE:
+            self._beside[SPREAD[older % PRIME]][older][0] = start
             return
-        self._bins[size] = {start: None}
         low = size >> _DIGIT_BITS
         bits = self._low[low]
         self._low[low] = bits | 1 << (size & _DIGIT_MASK)
@@ -48,9 +55,14 @@ class FreeRuns:
 
     def remove(self, start: int, size: int) -> None:
         """Forget a free run that was added."""
-        starts = self._bins[size]
-        del starts[start]
-        if not starts:
+        newer, older = self._beside[SPREAD[start % PRIME]].pop(start)
+        if older != _NONE:
+            self._beside[SPREAD[older % PRIME]][older][0] = newer
+        if newer != _NONE:
+            self._beside[SPREAD[newer % PRIME]][newer][1] = older
+        elif older != _NONE:
+            self._newest[size] = older
+        else:
             self._drop_bin(size)
 
     def take(self, size: int) -> tuple[int, int] | None:
@@ -61,16 +73,19 @@ class FreeRuns:
         Returns:
             Its start and its size, or None where no run is large enough.
         """
-        starts = self._bins.get(size)
-        if starts is None:
+        start = self._newest.get(size)
+        if start is None:
             found = self._at_least(size)
             if found is None:
                 return None
             size = found
-            starts = self._bins[size]
-        start, _ = starts.popitem()
-        if not starts:
+            start = self._newest[size]
+        _, older = self._beside[SPREAD[start % PRIME]].pop(start)
+        if older == _NONE:
             self._drop_bin(size)
+        else:
+            self._beside[SPREAD[older % PRIME]][older][0] = _NONE
+            self._newest[size] = older
         return start, size
 
     def largest(self) -> int:
@@ -82,7 +97,7 @@ class FreeRuns:
         return (low << _DIGIT_BITS) + self._low[low].bit_length() - 1
 
     def _drop_bin(self, size: int) -> None:
-        del self._bins[size]
+        del self._newest[size]
         low = size >> _DIGIT_BITS
         bits = self._low[low] ^ 1 << (size & _DIGIT_MASK)
         self._low[low] = bits
@@ -95,6 +110,8 @@ class FreeRuns:
             self._top ^= 1 << middle
 
     def _at_least(self, size: int) -> int | None:
+        if not self._top:
+            return None
         low = size >> _DIGIT_BITS
         if low >= len(self._low):
             return None

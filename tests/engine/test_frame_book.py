@@ -25,7 +25,8 @@ def make_book(*, clears_tails=False, encoded=False):
 
 def test_the_length_of_a_frame_of_whole_blocks_tells_its_tokens_and_not_whether_it_is_raw():
     book, residents = make_book()
-    residents.add_all({KEY: WHOLE, OTHER: SHORT})
+    residents.add(KEY, WHOLE)
+    residents.add(OTHER, SHORT)
     assert (book.facts(KEY), book.facts(OTHER)) == (Facts(None), Facts(None))
     assert (book.tokens(KEY), book.tokens(OTHER)) == (16, 8)
     assert book.raw_bytes(OTHER) is None

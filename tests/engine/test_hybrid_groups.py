@@ -54,7 +54,8 @@ def test_what_had_gone_when_a_chunk_was_full_is_a_hole(rig):
 
 def test_pages_that_are_not_there_take_no_room(rig):
     rig.serve(LONG[:16], local=12)
-    slot = next(iter(rig.engine.tiers.memory.index._entries.values())).slot
+    memory = rig.engine.tiers.memory
+    slot = memory.index[next(iter(memory.residents))].slot
     assert slot.nbytes == 8192
     job_bytes = Geometry(GROUPS).payload_bytes(16, (0b1111, 0b11110000))
     assert Geometry(GROUPS).payload_bytes(16) - job_bytes == 4 * GROUPS[1].block_bytes
@@ -119,7 +120,8 @@ def test_the_controller_hears_of_no_eviction_when_a_fuller_copy_comes(rig):
 def test_a_poorer_copy_that_comes_late_is_dropped(rig):
     rig.serve(LONG[:16])
     tiers = rig.engine.tiers
-    (entry,) = tiers.memory.index._entries.values()
+    (key,) = tiers.memory.residents
+    entry = tiers.memory.index[key]
     slot = tiers.memory.allocate(entry.slot.nbytes)
     piece = Piece(entry.key, entry.parent, entry.token_bytes, 0)
     late = Entry(piece, slot, "dict", (0b1111, 0b11110000))

@@ -17,8 +17,8 @@ from lmcache_core.engine.storage import records
 from lmcache_core.errors import BackendError
 from lmcache_core.testing import DictBackend, DictConfig, DictStore
 from tests.controller.engine_peer import eventually
+from tests.engine.kept_pins.keeping import engine, kept, pin, record_files, report, unpin
 from tests.engine.rig import Rig, storage_spec
-from tests.engine.test_kept_pins import engine, kept, pin, record_files, report, unpin
 from tests.engine.test_local_disk import Folder
 from tests.engine.test_pins import MEMORY
 from tests.engine.test_storage_tier import LONG, flood, settle

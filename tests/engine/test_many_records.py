@@ -12,8 +12,8 @@ from lmcache_core.api.pins import PinState
 from lmcache_core.engine.storage import record_shelf
 from lmcache_core.engine.tiers.restoring import PinRestoring
 from lmcache_core.testing import DictBackend, DictConfig, DictStore
+from tests.engine.kept_pins.keeping import clock_says, pin, report
 from tests.engine.rig import CHUNK_TOKENS, FRAME_BYTES, Rig, storage_spec
-from tests.engine.test_kept_pins import clock_says, pin, report
 from tests.engine.test_storage_tier import LONG, below, settle
 
 NAME = "Durable"

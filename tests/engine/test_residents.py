@@ -148,8 +148,9 @@ def test_a_policy_that_holds_nothing_is_given_held_keys_as_new_ones():
     assert residents.victim() == KEY
 
 
-def test_many_keys_at_once_count_and_go_in_their_order(residents):
-    residents.add_all({b"c" * 32: 3, b"d" * 32: 4})
+def test_keys_count_and_go_in_their_order(residents):
+    residents.add(b"c" * 32, 3)
+    residents.add(b"d" * 32, 4)
     assert (len(residents), residents.used_bytes) == (4, 37)
     order = []
     while (victim := residents.victim()) is not None:
@@ -166,7 +167,8 @@ def key_of(number):
 def test_keys_side_by_side_are_those_that_are_there():
     residents = Residents(1 << 20, Strict())
     keys = [key_of(number) for number in range(200)]
-    residents.add_all(dict.fromkeys(keys, 1))
+    for key in keys:
+        residents.add(key, 1)
     for key in keys[::3]:
         residents.discard(key)
     left = set(keys) - set(keys[::3])
@@ -178,7 +180,8 @@ def test_keys_side_by_side_are_those_that_are_there():
 def test_no_key_is_passed_over_whatever_comes_and_goes_meanwhile(data):
     residents = Residents(1 << 20, Strict())
     sizes = {key_of(number): number + 1 for number in range(20)}
-    residents.add_all(sizes)
+    for key, nbytes in sizes.items():
+        residents.add(key, nbytes)
     seen, stayed, place = set(), set(sizes), len(residents)
     while place:
         count = data.draw(st.integers(1, 5))
@@ -197,3 +200,36 @@ def test_no_key_is_passed_over_whatever_comes_and_goes_meanwhile(data):
     assert stayed <= seen
     assert {key: residents.size(key) for key in residents} == sizes
     assert residents.used_bytes == sum(sizes.values())
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["mark", "unmark", "discard"]),
+            st.sampled_from([KEY, OTHER]),
+            st.sampled_from("pqr"),
+        )
+    )
+)
+def test_marks_are_those_that_were_put_and_not_taken(steps):
+    residents = Residents(100, Strict())
+    model = {}
+    for step, key, pin_id in steps:
+        if key not in residents:
+            residents.add(key, 10)
+            model[key] = set()
+        if step == "mark":
+            residents.mark(key, pin_id)
+            model[key].add(pin_id)
+        elif step == "unmark":
+            residents.unmark(key, pin_id)
+            model[key].discard(pin_id)
+        else:
+            assert residents.discard(key) == model.pop(key)
+        for other, marks in model.items():
+            assert residents.marks(other) == marks
+            assert residents.marked(other) == bool(marks)
+            assert residents.marks_among(other, {"p", "q"}) == marks & {"p", "q"}
+        assert residents.pinned_bytes == 10 * sum(map(bool, model.values()))
+    marked = sum(map(bool, model.values()))
+    assert len(residents._policy) == len(model) - marked

@@ -114,8 +114,7 @@ class CacheEngine(CacheFacade):
                 return Match(0, {}, ready=False)
             memory = self.tiers.memory
             found, tokens = memory.find(request.chain, limit)
-            for entry in found:
-                memory.lease(entry, request_id)
+            memory.lease(found, request_id)
             if request.matched:
                 kept = {id(entry) for entry in found}
                 memory.release(
@@ -124,13 +123,14 @@ class CacheEngine(CacheFacade):
                 )
             self._promoter.release(request)
             request.matched = found
-            match = Match(tokens, _by_location(found, tokens))
+            match = Match(tokens, _by_location(found, tokens, request.chain.chunk_size))
             request.match = (limit, match)
             self._counters["lookup_tokens"] += limit
             self._counters["hit_tokens"] += tokens
+            touch, name = memory.residents.touch, memory.name
             for entry in reversed(found):
-                memory.residents.touch(entry.key)
-                entry.origin = memory.name
+                touch(entry.key)
+                entry.origin = name
             self.tiers.lowering.used(found)
             if found:
                 self.tiers.pins.note_hit(found[0].key)
@@ -150,8 +150,7 @@ class CacheEngine(CacheFacade):
             size = request.chain.chunk_size
             entries = request.matched[start // size : -(-stop // size)]
             job = self.jobs.open(entries, store=False)
-            for entry in entries:
-                self.tiers.memory.lease(entry, job.owner)
+            self.tiers.memory.lease(entries, job.owner)
             self._end_match(request)
             self._counters["loaded_tokens"] += stop - start
             return CopyJob(job.job_id, tuple(copies))
@@ -254,8 +253,9 @@ class CacheEngine(CacheFacade):
         if not len(self.jobs):
             return False
         chain = self.tiers.chain_of(token_bytes, scope)
+        parents = {chain.root, *chain.keys}
         with self._lock:
-            return self.jobs.stores_under((chain.root, *chain.keys))
+            return self.jobs.stores_under(parents)
 
     def _close_job(self, job_id: int, *, ok: bool) -> None:
         job = self.jobs.close(job_id)
@@ -281,10 +281,11 @@ class CacheEngine(CacheFacade):
         self.tiers.memory.release(reversed(matched), request.request_id)
 
 
-def _by_location(found: Sequence[Entry], tokens: int) -> dict[str, int]:
+def _by_location(found: Sequence[Entry], tokens: int, chunk_tokens: int) -> dict[str, int]:
+    """Tokens of a hit by where they came from; only the last chunk may not be hit whole."""
     by_location: dict[str, int] = {}
     for entry in found:
-        part = min(entry.tokens, tokens)
-        tokens -= part
-        by_location[entry.origin] = by_location.get(entry.origin, 0) + part
+        by_location[entry.origin] = by_location.get(entry.origin, 0) + chunk_tokens
+    if found:
+        by_location[found[-1].origin] += tokens - len(found) * chunk_tokens
     return by_location

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import NamedTuple
 
 from lmcache_core.engine.chunks.entry import Entry
@@ -50,7 +50,6 @@ class JobBook:
         self._clock = clock
         self._jobs: dict[int, Job] = {}
         self._writing: dict[Key, Entry] = {}
-        self._parents: dict[Key, int] = {}
         self._next_id = 1
         self._alarmed = 0
 
@@ -71,7 +70,6 @@ class JobBook:
         if store:
             for entry in job.entries:
                 self._writing[entry.key] = entry
-                self._parents[entry.parent] = self._parents.get(entry.parent, 0) + 1
         return job
 
     def close(self, job_id: int) -> Job | None:
@@ -80,16 +78,11 @@ class JobBook:
         if job is not None and job.store:
             for entry in job.entries:
                 del self._writing[entry.key]
-                count = self._parents[entry.parent] - 1
-                if count:
-                    self._parents[entry.parent] = count
-                else:
-                    del self._parents[entry.parent]
         return job
 
-    def stores_under(self, parents: Iterable[Key]) -> bool:
+    def stores_under(self, parents: Container[Key]) -> bool:
         """Whether a child of any of these chunks is being written."""
-        return any(parent in self._parents for parent in parents)
+        return any(entry.parent in parents for entry in self._writing.values())
 
     def stranded_bytes(self) -> int:
         """Bytes of the slots of jobs whose time is up; the alarm is logged once a job."""

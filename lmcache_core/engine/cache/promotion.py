@@ -105,7 +105,7 @@ class Promoter:
             present = memory.index.get(piece.key)
             if present is not None:
                 # What is there must not be evicted for what is to continue it.
-                memory.lease(present, promotion_owner(request))
+                memory.lease((present,), promotion_owner(request))
                 request.promoted.append(present)
                 if not self._fuller_below(piece, present):
                     continue

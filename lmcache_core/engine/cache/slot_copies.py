@@ -34,9 +34,10 @@ def store_copies(
         per_chunk = chunk_tokens // group.block_tokens
         for index, entry in planned:
             first = index * per_chunk
-            count = -(-entry.tokens // group.block_tokens)
+            tokens = entry.tokens
+            count = -(-tokens // group.block_tokens)
             ids = tuple(table[first : first + count])
-            tail_tokens = entry.tokens % group.block_tokens
+            tail_tokens = tokens % group.block_tokens
             if entry.pages is not None:
                 bits = entry.pages[number]
                 if not bits >> (count - 1):

@@ -71,19 +71,18 @@ class Storer:
         """Take in the chunks of a store that every worker has finished."""
         # The last chunk first, so that the first is the most recently used
         # and a chain is evicted from its end.
+        settle = self._tiers.admit if ok else self._tiers.memory.abandon
         for entry in reversed(job.entries):
-            if not ok:
-                self._tiers.memory.abandon(entry)
-                continue
-            self._tiers.admit(entry)
-            if not entry.dropped:
-                self._counters["stored_chunks"] += 1
-                self._counters["stored_tokens"] += entry.tokens
+            settle(entry)
+        if not ok:
+            return
+        stored = [entry for entry in job.entries if not entry.dropped]
+        self._counters["stored_chunks"] += len(stored)
+        self._counters["stored_tokens"] += sum([entry.tokens for entry in stored])
         # The first chunk first: where a slow store takes no more, what it has
         # must be a prefix, or nobody ever finds it.
-        for entry in job.entries if ok and self._tiers.storage else ():
-            if not entry.dropped:
-                self._tiers.lowering.stored(entry)
+        for entry in stored if self._tiers.storage else ():
+            self._tiers.lowering.stored(entry)
 
     def _plan_chunk(
         self,

@@ -29,12 +29,19 @@ class EventLog:
     """A bounded queue of events; what does not fit is lost and said to be.
 
     Not thread-safe: the engine's lock is held around every call.
+
+    Attributes:
+        lost: Whether any was lost, so that a snapshot is due.
     """
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
         self._enabled = False
         self.lost = False
+
+    def __len__(self) -> int:
+        """Number of events that are kept."""
+        return len(self._events)
 
     def enable(self) -> None:
         """Start keeping events; before, nobody would ever take them."""
@@ -52,8 +59,3 @@ class EventLog:
         """Remove and return the oldest events, ``limit`` at most."""
         events = self._events
         return [events.popleft() for _ in range(min(limit, len(events)))]
-
-    def forget(self) -> None:
-        """Drop what is kept; a snapshot taken now says it all."""
-        self._events.clear()
-        self.lost = False

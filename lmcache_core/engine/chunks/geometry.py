@@ -30,7 +30,14 @@ class Geometry:
             last token.
     """
 
-    __slots__ = ("_payload_bytes", "block_tokens", "clears_tails", "groups", "windowed")
+    __slots__ = (
+        "_payload_bytes",
+        "_slot_bytes",
+        "block_tokens",
+        "clears_tails",
+        "groups",
+        "windowed",
+    )
 
     def __init__(self, groups: Sequence[KVGroup]) -> None:
         self.groups = tuple(groups)
@@ -39,6 +46,7 @@ class Geometry:
         self.block_tokens = math.lcm(*(group.block_tokens for group in groups))
         # One for each length of a chunk; asked for with every slot.
         self._payload_bytes: dict[int, int] = {}
+        self._slot_bytes: dict[int, int] = {}
 
     def blocks(self, tokens: int) -> tuple[int, ...]:
         """Blocks of each group that hold some tokens, the last maybe partly."""
@@ -105,7 +113,12 @@ class Geometry:
 
     def slot_bytes(self, tokens: int, pages: Pages = None) -> int:
         """Bytes of a chunk's slot: its frame, in whole pages of memory."""
-        return slot_size(self.frame_bytes(tokens, pages))
+        if pages is not None:
+            return slot_size(self.frame_bytes(tokens, pages))
+        nbytes = self._slot_bytes.get(tokens)
+        if nbytes is None:
+            nbytes = self._slot_bytes[tokens] = slot_size(self.frame_bytes(tokens))
+        return nbytes
 
 
 def check_chunk(geometry: Geometry, chunk_tokens: int) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import NamedTuple
 
-from sortedcontainers import SortedList
+from sortedcontainers import SortedKeyList
 
 from lmcache_core.engine.chunks.entry import Entry
-from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, chunk_key
+from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, Parts, make_parts
+
+_token_bytes = attrgetter("token_bytes")
 
 
 class Found(NamedTuple):
@@ -33,30 +36,27 @@ class PrefixIndex:
     """
 
     def __init__(self) -> None:
-        self._entries: dict[Key, Entry] = {}
+        self._count = 0
+        self._entries: Parts[Key, Entry] = make_parts()
         # Most chunks have one child; a list for each would cost more memory
         # than everything else that is kept of the chunk.
-        self._children: dict[Key, bytes | SortedList[bytes]] = {}
+        self._children: Parts[Key, Entry | SortedKeyList[Entry, bytes]] = make_parts()
 
     def __len__(self) -> int:
         """Number of entries."""
-        return len(self._entries)
+        return self._count
 
     def __contains__(self, key: Key) -> bool:
         """Whether an entry of this key can be found."""
-        return key in self._entries
+        return key in self._entries[key[0]]
 
     def __getitem__(self, key: Key) -> Entry:
         """The entry of a key that is there."""
-        return self._entries[key]
+        return self._entries[key[0]][key]
 
     def get(self, key: Key) -> Entry | None:
         """The entry of a key, or None."""
-        return self._entries.get(key)
-
-    def keys(self) -> list[Key]:
-        """All keys, in the order they were added."""
-        return list(self._entries)
+        return self._entries[key[0]].get(key)
 
     def find(self, chain: KeyChain, limit: int) -> Found:
         """Find the longest prefix of at most ``limit`` tokens of a chain."""
@@ -64,7 +64,7 @@ class PrefixIndex:
         size = chain.chunk_size
         entries = self._entries
         for key in chain.keys[: limit // size]:
-            entry = entries.get(key)
+            entry = entries[key[0]].get(key)
             if entry is None:
                 break
             found.append(entry)
@@ -84,57 +84,61 @@ class PrefixIndex:
         Returns:
             The child and the number of tokens it agrees for, or (None, 0).
         """
-        children = self._children.get(parent)
+        children = self._children[parent[0]].get(parent)
         if children is None:
             return None, 0
-        if isinstance(children, bytes):
-            best, agreed = children, _agreement(children, token_bytes)
-        else:
-            best, agreed = b"", -1
-            place = children.bisect_left(token_bytes)
-            for candidate in children[max(0, place - 1) : place + 1]:
-                length = _agreement(candidate, token_bytes)
-                if length > agreed:
-                    best, agreed = candidate, length
-        return self._entries[chunk_key(parent, best)], agreed
+        if isinstance(children, Entry):
+            return children, _agreement(children.token_bytes, token_bytes)
+        best, agreed = None, -1
+        place = children.bisect_key_left(token_bytes)
+        for candidate in children[max(0, place - 1) : place + 1]:
+            length = _agreement(candidate.token_bytes, token_bytes)
+            if length > agreed:
+                best, agreed = candidate, length
+        return best, agreed
 
     def covered_tail(self, parent: Key, token_bytes: bytes) -> Entry | None:
         """Find the child that is a true prefix of ``token_bytes``; there is at most one."""
-        children = self._children.get(parent)
+        children = self._children[parent[0]].get(parent)
         if children is None:
             return None
-        if isinstance(children, bytes):
+        if isinstance(children, Entry):
             before = children
         else:
-            place = children.bisect_left(token_bytes)
+            place = children.bisect_key_left(token_bytes)
             if place == 0:
                 return None
             before = children[place - 1]
-        if len(before) < len(token_bytes) and token_bytes.startswith(before):
-            return self._entries[chunk_key(parent, before)]
-        return None
+        covered = before.token_bytes
+        return (
+            before if len(covered) < len(token_bytes) and token_bytes.startswith(covered) else None
+        )
 
     def add(self, entry: Entry) -> None:
         """Add an entry that is not there; the caller has dropped what it covers."""
-        self._entries[entry.key] = entry
-        children = self._children.get(entry.parent)
+        self._entries[entry.key[0]][entry.key] = entry
+        self._count += 1
+        families = self._children[entry.parent[0]]
+        children = families.get(entry.parent)
         if children is None:
-            self._children[entry.parent] = entry.token_bytes
-        elif isinstance(children, bytes):
-            self._children[entry.parent] = SortedList([children, entry.token_bytes])
+            families[entry.parent] = entry
+        elif isinstance(children, Entry):
+            families[entry.parent] = SortedKeyList([children, entry], key=_token_bytes)
         else:
-            children.add(entry.token_bytes)
+            children.add(entry)
 
     def remove(self, entry: Entry) -> None:
         """Remove an entry that is there."""
-        del self._entries[entry.key]
-        children = self._children[entry.parent]
-        if isinstance(children, bytes):
-            del self._children[entry.parent]
+        del self._entries[entry.key[0]][entry.key]
+        self._count -= 1
+        families = self._children[entry.parent[0]]
+        children = families[entry.parent]
+        if isinstance(children, Entry):
+            del families[entry.parent]
             return
-        children.remove(entry.token_bytes)
+        children.remove(entry)
         if len(children) == 1:
-            self._children[entry.parent] = children[0]
+            families[entry.parent] = children[0]
 
 
 def _agreement(left: bytes, right: bytes) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain
+from lmcache_core.keys import TOKEN_BYTES, Key, KeyChain, chunk_key
 
 
 class Piece(NamedTuple):
@@ -44,8 +44,10 @@ def cut(covers: Iterable[Cover], tokens: int) -> list[Cover]:
 
 def piece_at(chain: KeyChain, index: int, tokens: int) -> Piece:
     """The first ``tokens`` tokens of chunk ``index``."""
-    token_bytes = chain.token_bytes(index, tokens)
-    return Piece(chain.key(index, tokens), chain.parent(index), token_bytes, index)
+    parent, token_bytes = chain.parent(index), chain.token_bytes(index, tokens)
+    whole = tokens == chain.chunk_size
+    key = chain.keys[index] if whole else chunk_key(parent, token_bytes)
+    return Piece(key, parent, token_bytes, index)
 
 
 class Pieces:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from lmcache_core.api import EvictionPolicy
-from lmcache_core.keys import KEY_BYTES, Key
-
-PARTS = 256
-"""Keys are digests, so that their first byte makes parts of one size. A table of a
-million takes tens of milliseconds of the engine's lock to grow."""
+from lmcache_core.engine.chunks.roster import Roster
+from lmcache_core.keys import KEY_BYTES, Key, Parts, make_parts
 
 
 class Residents:
@@ -31,6 +27,8 @@ class Residents:
         reserved_bytes: Bytes that pins keep for chunks still to come.
         record_bytes: Bytes in the tier's store that are no chunk's.
         pin_limit_bytes: What marks and reservations may take together.
+        touch: Notes a use of a key; the policy's own, as is ``victim``.
+        victim: Names the key to evict next, or None when nothing may go.
     """
 
     def __init__(self, capacity_bytes: int, policy: EvictionPolicy) -> None:
@@ -40,17 +38,18 @@ class Residents:
         self.reserved_bytes = 0
         self.record_bytes = 0
         self.pin_limit_bytes = capacity_bytes
+        self.touch = policy.touch
+        self.victim = policy.victim
         self._policy = policy
-        # Keys and their bytes lie side by side, so that telling of them is a copy.
-        self._packed = bytearray()
-        self._sizes = array("q")
-        self._places: tuple[dict[Key, int], ...] = tuple({} for _ in range(PARTS))
-        self._marks: dict[Key, set[str]] = {}
-        self._held: set[Key] = set()
+        self._roster = Roster()
+        self._places: Parts[Key, int] = make_parts()
+        # Nearly all that is marked has one mark, and a set takes 200 bytes.
+        self._marks: Parts[Key, str | set[str]] = make_parts()
+        self._held: Parts[Key, None] = make_parts()
 
     def __len__(self) -> int:
         """Number of keys."""
-        return len(self._sizes)
+        return len(self._roster)
 
     def __contains__(self, key: Key) -> bool:
         """Whether the tier holds a key."""
@@ -58,7 +57,7 @@ class Residents:
 
     def __iter__(self) -> Iterator[Key]:
         """The keys, in no order."""
-        packed = bytes(self._packed)
+        packed = self._roster.packed(0, len(self))
         return (packed[at : at + KEY_BYTES] for at in range(0, len(packed), KEY_BYTES))
 
     def packed_keys(self, before: int, count: int) -> tuple[bytes, int]:
@@ -77,42 +76,26 @@ class Residents:
         """
         before = min(before, len(self))
         start = max(0, before - count)
-        return bytes(self._packed[start * KEY_BYTES : before * KEY_BYTES]), start
+        return self._roster.packed(start, before), start
 
     def size(self, key: Key) -> int:
         """Bytes of a key that is held, 0 of one that is not."""
         place = self._places[key[0]].get(key)
-        return 0 if place is None else self._sizes[place]
+        return 0 if place is None else self._roster.nbytes(place)
 
     def marks(self, key: Key) -> frozenset[str]:
         """Ids of the pins that mark a key."""
-        return frozenset(self._marks.get(key, ()))
+        return frozenset(_marks(self._marks[key[0]].get(key)))
 
     def marked(self, key: Key) -> bool:
         """Whether any pin marks a key."""
-        return key in self._marks
+        return key in self._marks[key[0]]
 
     def add(self, key: Key, nbytes: int) -> None:
         """Take a key that is not there."""
-        self._places[key[0]][key] = len(self._sizes)
-        self._sizes.append(nbytes)
-        self._packed += key
+        self._places[key[0]][key] = self._roster.append(key, nbytes)
         self.used_bytes += nbytes
         self._policy.admit(key)
-
-    def add_all(self, sizes: Mapping[Key, int]) -> None:
-        """Take keys that are not there, in their order.
-
-        Args:
-            sizes: Bytes of each.
-        """
-        places, admit = self._places, self._policy.admit
-        for place, key in enumerate(sizes, len(self._sizes)):
-            places[key[0]][key] = place
-            admit(key)
-        self._sizes.extend(sizes.values())
-        self._packed += b"".join(sizes)
-        self.used_bytes += sum(sizes.values())
 
     def discard(self, key: Key, *, evicted: bool = False) -> frozenset[str]:
         """Let a key go; return the marks it carried.
@@ -122,29 +105,32 @@ class Residents:
             evicted: Whether it is the victim and goes to make room, which the
                 policy may remember.
         """
-        place = self._places[key[0]].pop(key, None)
+        part = key[0]
+        place = self._places[part].pop(key, None)
         if place is None:
             return frozenset()
-        nbytes = self._take_out(place)
+        nbytes, moved = self._roster.take_out(place)
+        if moved is not None:
+            self._places[moved[0]][moved] = place
         self.used_bytes -= nbytes
-        self._held.discard(key)
+        self._held[part].pop(key, None)
         if evicted:
             self._policy.evict(key)
         else:
             self._policy.remove(key)
-        marks = self._marks.pop(key, None)
+        marks = self._marks[part].pop(key, None)
         if marks is None:
             return frozenset()
         self.pinned_bytes -= nbytes
-        return frozenset(marks)
+        return frozenset(_marks(marks))
 
     def resize(self, key: Key, nbytes: int) -> None:
         """Give a key that is there other bytes; its marks and its place in the order stay."""
         place = self._places[key[0]][key]
-        change = nbytes - self._sizes[place]
-        self._sizes[place] = nbytes
+        change = nbytes - self._roster.nbytes(place)
+        self._roster.resize(place, nbytes)
         self.used_bytes += change
-        if key in self._marks:
+        if self.marked(key):
             self.pinned_bytes += change
 
     def may_pin(self, nbytes: int) -> bool:
@@ -155,66 +141,59 @@ class Residents:
 
     def unmarked_size(self, key: Key) -> int:
         """Bytes that a first mark on a key would add to what is pinned."""
-        return 0 if key in self._marks else self.size(key)
+        return 0 if self.marked(key) else self.size(key)
 
     def marks_among(self, key: Key, pin_ids: set[str]) -> set[str]:
         """Which of some pins mark a key, in time that goes by the fewer of the two."""
-        marks = self._marks.get(key)
-        return marks & pin_ids if marks else set()
-
-    def touch(self, key: Key) -> None:
-        """Note a use of a key."""
-        self._policy.touch(key)
+        return _marks(self._marks[key[0]].get(key)) & pin_ids
 
     def hold(self, key: Key) -> None:
         """Keep a key from eviction until :meth:`let_go`."""
-        if key in self and key not in self._held:
-            self._held.add(key)
-            if key not in self._marks:
+        held = self._held[key[0]]
+        if key in self and key not in held:
+            held[key] = None
+            if not self.marked(key):
                 self._policy.hold(key)
 
     def let_go(self, key: Key) -> None:
         """End :meth:`hold`."""
-        if key in self._held:
-            self._held.remove(key)
-            if key not in self._marks:
+        held = self._held[key[0]]
+        if key in held:
+            del held[key]
+            if not self.marked(key):
                 self._policy.release(key)
 
     def mark(self, key: Key, pin_id: str) -> None:
         """Put a pin's mark on a key that is there."""
-        marks = self._marks.get(key)
-        if marks is not None:
+        marked = self._marks[key[0]]
+        marks = marked.get(key)
+        if marks is None:
+            marked[key] = pin_id
+            self.pinned_bytes += self.size(key)
+            if key not in self._held[key[0]]:
+                self._policy.hold(key)
+        elif isinstance(marks, set):
             marks.add(pin_id)
-            return
-        self._marks[key] = {pin_id}
-        self.pinned_bytes += self.size(key)
-        if key not in self._held:
-            self._policy.hold(key)
+        elif marks != pin_id:
+            marked[key] = {marks, pin_id}
 
     def unmark(self, key: Key, pin_id: str) -> None:
         """Take a pin's mark from a key; nothing happens where there is none."""
-        marks = self._marks.get(key)
-        if marks is None:
-            return
-        marks.discard(pin_id)
-        if not marks:
-            del self._marks[key]
+        marked = self._marks[key[0]]
+        marks = marked.get(key)
+        if isinstance(marks, set):
+            marks.discard(pin_id)
+            if len(marks) == 1:
+                marked[key] = marks.pop()
+        elif marks == pin_id:
+            del marked[key]
             self.pinned_bytes -= self.size(key)
-            if key not in self._held:
+            if key not in self._held[key[0]]:
                 self._policy.release(key)
 
-    def victim(self) -> Key | None:
-        """The key to evict next, or None when nothing may go."""
-        return self._policy.victim()
 
-    def _take_out(self, place: int) -> int:
-        """Put the last key into a place; return the bytes of the one that was there."""
-        nbytes = self._sizes[place]
-        last = bytes(self._packed[-KEY_BYTES:])
-        last_nbytes = self._sizes.pop()
-        del self._packed[-KEY_BYTES:]
-        if place < len(self._sizes):
-            self._places[last[0]][last] = place
-            self._sizes[place] = last_nbytes
-            self._packed[place * KEY_BYTES : (place + 1) * KEY_BYTES] = last
-        return nbytes
+def _marks(marks: str | set[str] | None) -> set[str]:
+    """One mark or several as a set."""
+    if marks is None:
+        return set()
+    return marks if isinstance(marks, set) else {marks}

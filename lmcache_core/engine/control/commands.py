@@ -37,7 +37,7 @@ from lmcache_core.log import get_logger
 
 log = get_logger(__name__)
 
-CLEAR_BATCH = 256
+CLEAR_BATCH = 32
 """Chunks dropped under one hold of the lock, so that clearing never stalls a step."""
 
 

@@ -66,7 +66,7 @@ class Descent:
             self._under_way -= 1
             self._progressed()
 
-        tiers.memory.lease(entry, self._owner)
+        tiers.memory.lease((entry,), self._owner)
         self._under_way += 1
         if not self._target.write(entry, tiers.frame(entry), done):
             tiers.memory.release((entry,), self._owner)

@@ -167,7 +167,7 @@ class Move:
             return
         entry = self._tiers.memory.index.get(piece.key)
         if entry is not None:
-            self._tiers.memory.lease(entry, self._owner)
+            self._tiers.memory.lease((entry,), self._owner)
             self._bring(piece, entry)
         elif isinstance(self._source, StorageTier):
             self._fetch(piece, self._source)
@@ -194,7 +194,7 @@ class Move:
             if there is None:
                 self._finish(piece)
                 return
-            self._tiers.memory.lease(there, self._owner)
+            self._tiers.memory.lease((there,), self._owner)
             self._bring(piece, there)
 
         if not source.read([read], done):

@@ -11,7 +11,7 @@ from lmcache_core.engine.pins.place import PinnableTier
 from lmcache_core.engine.pins.quotas import Need
 from lmcache_core.engine.pins.reservations import Reservations
 from lmcache_core.errors import ConflictError
-from lmcache_core.keys import Key, KeyChain
+from lmcache_core.keys import Key, KeyChain, Parts, make_parts
 
 WHOLE = "*any"
 """The mark of the copy that stays of a chunk; no pin is called so."""
@@ -55,9 +55,9 @@ class Anywhere:
         self._memory = next(iter(tiers.values()))
         self._tiers = {name: tiers[name] for name in reversed(tuple(tiers)) if tiers[name].holds}
         self._depths = {name: depth for depth, name in enumerate(tiers)}
-        self._homes: dict[Key, PinnableTier] = {}
-        self._whole: dict[Key, set[str]] = {}
-        self._begun: dict[Key, set[str]] = {}
+        self._homes: Parts[Key, PinnableTier] = make_parts()
+        self._whole: Parts[Key, set[str]] = make_parts()
+        self._begun: Parts[Key, set[str]] = make_parts()
 
     def check(self) -> None:
         """Refuse what cannot be said of the engine's model.
@@ -96,7 +96,7 @@ class Anywhere:
         asked = dict.fromkeys(self._tiers, 0)
         full = 0
         for key, whole in self._in_order(pin):
-            tier = self._homes.get(key) if whole else None
+            tier = self._homes[key[0]].get(key) if whole else None
             if tier is None:
                 options = self._options(key, whole=whole)
                 fitting = (one for one in options if _fits(one, key, asked[one.name]))
@@ -139,7 +139,7 @@ class Anywhere:
     def pinned_bytes(self, pin: Pin) -> int:
         """Bytes that are marked for a pin, wherever they are."""
         return sum(
-            (self._homes[key] if whole else self._memory).residents.size(key)
+            (self._homes[key[0]][key] if whole else self._memory).residents.size(key)
             for key, whole in _marked(pin)
         )
 
@@ -147,15 +147,17 @@ class Anywhere:
         """The pins that the marks of a chunk stand for."""
         pins = set(marks - MARKS)
         if WHOLE in marks:
-            pins |= self._whole[key]
+            pins |= self._whole[key[0]][key]
         if BEGUN in marks:
-            pins |= self._begun[key]
+            pins |= self._begun[key[0]][key]
         return pins
 
     def pins_among(self, key: Key, pin_ids: set[str]) -> set[str]:
         """Which of some pins hold a chunk, or its beginning."""
         none: set[str] = set()
-        return (self._whole.get(key, none) & pin_ids) | (self._begun.get(key, none) & pin_ids)
+        return (self._whole[key[0]].get(key, none) & pin_ids) | (
+            self._begun[key[0]].get(key, none) & pin_ids
+        )
 
     def note_came(self, location: str, key: Key) -> set[str]:
         """A chunk has come to a tier below host memory; return the pins that it has changed."""
@@ -163,7 +165,7 @@ class Anywhere:
         if tier is None:
             return set()
         changed: set[str] = set()
-        home = self._homes.get(key)
+        home = self._homes[key[0]].get(key)
         if home is not None and self._is_below(tier, home) and _fits(tier, key):
             changed |= self._carry(key, tier)
         for piece, waiting in self.reservations.met_exactly(key):
@@ -178,11 +180,11 @@ class Anywhere:
         """A copy of a chunk has gone, and what marks it had; return the pins that held it."""
         pins: set[str] = set()
         if WHOLE in marks:
-            del self._homes[key]
-            pins |= self._whole.pop(key)
+            del self._homes[key[0]][key]
+            pins |= self._whole[key[0]].pop(key)
         if BEGUN in marks:
             # Who has waited for what took its place has let go of it.
-            pins |= self._begun.pop(key, set())
+            pins |= self._begun[key[0]].pop(key, set())
         for pin in [self.pins[pin_id] for pin_id in pins]:
             for number in [n for n, cover in pin.covers.items() if cover.key == key]:
                 self._replace(pin, number)
@@ -190,16 +192,16 @@ class Anywhere:
 
     def stuck(self, location: str, key: Key, target: str) -> set[str]:
         """The pins that would lose a chunk which leaves a tier for another."""
-        stuck = set(self._begun.get(key, ())) if location == self._memory.name else set()
-        home = self._homes.get(key)
+        stuck = set(self._begun[key[0]].get(key, ())) if location == self._memory.name else set()
+        home = self._homes[key[0]].get(key)
         follows = target in self._tiers or len(self._options(key, whole=True)) > 1
         if home is not None and home.name == location and not follows:
-            stuck |= self._whole[key]
+            stuck |= self._whole[key[0]][key]
         return stuck
 
     def leave(self, location: str, key: Key) -> set[str] | None:
         """Let a chunk go from a tier, its mark to another copy; None where there is no room."""
-        home = self._homes.get(key)
+        home = self._homes[key[0]].get(key)
         if home is None or home.name != location:
             return set()
         others = (one for one in self._options(key, whole=True) if one is not home)
@@ -226,19 +228,19 @@ class Anywhere:
         if tier is None:
             return False
         tier.residents.mark(key, WHOLE)
-        self._homes[key] = tier
+        self._homes[key[0]][key] = tier
         return True
 
     def _carry(self, key: Key, tier: PinnableTier) -> set[str]:
         """Put the mark of a chunk on another copy; return the pins behind it."""
         tier.residents.mark(key, WHOLE)
-        self._homes[key].residents.unmark(key, WHOLE)
-        self._homes[key] = tier
-        return self._whole[key]
+        self._homes[key[0]][key].residents.unmark(key, WHOLE)
+        self._homes[key[0]][key] = tier
+        return self._whole[key[0]][key]
 
     def _hold(self, key: Key, pin: Pin, *, whole: bool) -> bool:
         """Let a pin hold a chunk, or its beginning; False where there is no room."""
-        sharing = self._whole if whole else self._begun
+        sharing = (self._whole if whole else self._begun)[key[0]]
         if key not in sharing:
             if whole and not self._settle(key):
                 return False
@@ -251,7 +253,7 @@ class Anywhere:
         return True
 
     def _let_go(self, key: Key, pin: Pin, *, whole: bool) -> None:
-        sharing = self._whole if whole else self._begun
+        sharing = (self._whole if whole else self._begun)[key[0]]
         pins = sharing.get(key)
         if pins is None:
             return  # It has gone.
@@ -260,7 +262,7 @@ class Anywhere:
             return
         del sharing[key]
         if whole:
-            self._homes.pop(key).residents.unmark(key, WHOLE)
+            self._homes[key[0]].pop(key).residents.unmark(key, WHOLE)
         else:
             self._memory.residents.unmark(key, BEGUN)
 

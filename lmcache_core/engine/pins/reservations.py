@@ -6,7 +6,24 @@ from collections.abc import Callable, Iterable
 
 from lmcache_core.engine.chunks.piece import Piece
 from lmcache_core.engine.chunks.residents import Residents
-from lmcache_core.keys import TOKEN_BYTES, Key
+from lmcache_core.keys import TOKEN_BYTES, Key, Parts, make_parts
+
+
+class Awaited:
+    """A piece that pins wait for.
+
+    Attributes:
+        piece: The piece.
+        pin_ids: Who waits for it.
+        kept_bytes: Bytes that are kept for it; None where there was no room.
+    """
+
+    __slots__ = ("kept_bytes", "piece", "pin_ids")
+
+    def __init__(self, piece: Piece) -> None:
+        self.piece = piece
+        self.pin_ids: set[str] = set()
+        self.kept_bytes: int | None = None
 
 
 class Reservations:
@@ -24,14 +41,12 @@ class Reservations:
     def __init__(self, residents: Residents, piece_bytes: Callable[[Piece], int]) -> None:
         self._residents = residents
         self._piece_bytes = piece_bytes
-        self._waiting: dict[Key, set[str]] = {}
-        self._charged: dict[Key, int] = {}
-        self._pieces: dict[Key, dict[bytes, Piece]] = {}
-        self._named: dict[Key, Piece] = {}
+        self._awaited: Parts[Key, Awaited] = make_parts()
+        self._siblings: Parts[Key, dict[bytes, Awaited]] = make_parts()
 
     def new_bytes(self, pieces: Iterable[Piece]) -> int:
         """Bytes that reserving these pieces would add."""
-        return sum(self._piece_bytes(piece) for piece in pieces if piece.key not in self._charged)
+        return sum(self._piece_bytes(piece) for piece in pieces if not self._keeps(piece.key))
 
     def full_bytes(self, pieces: Iterable[Piece]) -> int:
         """Bytes that these pieces take, whoever waits for them."""
@@ -39,64 +54,73 @@ class Reservations:
 
     def charged(self, piece: Piece) -> int:
         """Bytes that are kept for a piece."""
-        return self._charged.get(piece.key, 0)
+        awaited = self._get(piece.key)
+        return 0 if awaited is None else awaited.kept_bytes or 0
 
     def waits(self, key: Key, pin_id: str) -> bool:
         """Whether a pin waits for the piece of a key."""
-        return pin_id in self._waiting.get(key, ())
+        awaited = self._get(key)
+        return awaited is not None and pin_id in awaited.pin_ids
 
     def awaits(self, key: Key) -> bool:
         """Whether any pin waits for the piece of a key."""
-        return key in self._named
+        return key in self._awaited[key[0]]
 
     def add(self, piece: Piece, pin_id: str) -> None:
         """Let a pin wait for a piece, and keep room for it where pins may take it."""
-        waiting = self._waiting.setdefault(piece.key, set())
-        if not waiting:
-            self._pieces.setdefault(piece.parent, {})[piece.token_bytes] = piece
-            self._named[piece.key] = piece
-        waiting.add(pin_id)
+        awaited = self._get(piece.key)
+        if awaited is None:
+            awaited = self._awaited[piece.key[0]][piece.key] = Awaited(piece)
+            families = self._siblings[piece.parent[0]]
+            families.setdefault(piece.parent, {})[piece.token_bytes] = awaited
+        awaited.pin_ids.add(pin_id)
         nbytes = self._piece_bytes(piece)
-        if piece.key not in self._charged and self._residents.may_pin(nbytes):
-            self._charged[piece.key] = nbytes
+        if awaited.kept_bytes is None and self._residents.may_pin(nbytes):
+            awaited.kept_bytes = nbytes
             self._residents.reserved_bytes += nbytes
 
     def drop(self, piece: Piece, pin_id: str) -> None:
         """End a pin's wait for a piece that it waits for."""
-        waiting = self._waiting[piece.key]
-        waiting.remove(pin_id)
-        if waiting:
+        awaited = self._awaited[piece.key[0]][piece.key]
+        awaited.pin_ids.remove(pin_id)
+        if awaited.pin_ids:
             return
-        del self._waiting[piece.key], self._named[piece.key]
-        siblings = self._pieces[piece.parent]
-        del siblings[piece.token_bytes]
-        if not siblings:
-            del self._pieces[piece.parent]
-        self._residents.reserved_bytes -= self._charged.pop(piece.key, 0)
+        del self._awaited[piece.key[0]][piece.key]
+        families = self._siblings[piece.parent[0]]
+        del families[piece.parent][piece.token_bytes]
+        if not families[piece.parent]:
+            del families[piece.parent]
+        self._residents.reserved_bytes -= awaited.kept_bytes or 0
 
     def held_by(self, pin_id: str, keys: Iterable[Key]) -> int:
         """Bytes that are kept for the pieces of these keys that a pin waits for."""
-        if not self._charged:
+        if not self._residents.reserved_bytes:
             return 0
-        return sum(self._charged.get(key, 0) for key in keys if self.waits(key, pin_id))
+        awaited = (self._get(key) for key in keys)
+        return sum(one.kept_bytes or 0 for one in awaited if one and pin_id in one.pin_ids)
 
     def met_exactly(self, key: Key) -> list[tuple[Piece, frozenset[str]]]:
         """The piece of a key, with the pins that wait for it, or nothing."""
-        piece = self._named.get(key)
-        return [] if piece is None else [(piece, frozenset(self._waiting[key]))]
+        awaited = self._get(key)
+        return [] if awaited is None else [(awaited.piece, frozenset(awaited.pin_ids))]
 
     def met_by(self, parent: Key, token_bytes: bytes) -> list[tuple[Piece, frozenset[str]]]:
         """Pieces that a chunk covers, each with the pins that wait for it."""
-        siblings = self._pieces.get(parent)
+        siblings = self._siblings[parent[0]].get(parent)
         if siblings is None:
             return []
         if len(siblings) * TOKEN_BYTES < len(token_bytes):
-            met = [
-                piece for piece in siblings.values() if token_bytes.startswith(piece.token_bytes)
-            ]
+            met = [one for begun, one in siblings.items() if token_bytes.startswith(begun)]
         else:
             # After a reset every pin waits, and most begin at one root.
             ends = range(TOKEN_BYTES, len(token_bytes) + 1, TOKEN_BYTES)
             found = (siblings.get(token_bytes[:end]) for end in ends)
-            met = [piece for piece in found if piece is not None]
-        return [(piece, frozenset(self._waiting[piece.key])) for piece in met]
+            met = [one for one in found if one is not None]
+        return [(one.piece, frozenset(one.pin_ids)) for one in met]
+
+    def _get(self, key: Key) -> Awaited | None:
+        return self._awaited[key[0]].get(key)
+
+    def _keeps(self, key: Key) -> bool:
+        awaited = self._get(key)
+        return awaited is not None and awaited.kept_bytes is not None

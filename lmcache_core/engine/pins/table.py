@@ -253,18 +253,19 @@ class PinTable:
     def note_admitted(self, location: str, entry: Entry) -> None:
         """A chunk has come that covers its own tokens and all that begin like them."""
         met = self._places[location].reservations.met_by(entry.parent, entry.token_bytes)
-        self._meet(location, entry.key, met)
+        if met:
+            self._meet(location, entry.key, met)
 
     def note_stored(self, location: str, key: Key) -> None:
         """A chunk has come that is found by its own key and nothing shorter is."""
-        self._meet(location, key, self._places[location].reservations.met_exactly(key))
+        met = self._places[location].reservations.met_exactly(key)
+        if met:
+            self._meet(location, key, met)
         if self._anywhere.pins:
             self._changed |= self._anywhere.note_came(location, key)
 
     def _meet(self, location: str, key: Key, met: Sequence[tuple[Piece, frozenset[str]]]) -> None:
         """Mark a chunk for the pins that wait for pieces it covers."""
-        if not met:
-            return
         reservations = self._places[location].reservations
         residents = self._tiers[location].residents
         freed = sum(reservations.charged(piece) for piece, _ in met)

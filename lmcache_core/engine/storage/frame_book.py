@@ -11,7 +11,7 @@ from lmcache_core.engine.chunks.hit_rule import HitRule
 from lmcache_core.engine.chunks.pages import Pages
 from lmcache_core.engine.chunks.piece import Cover
 from lmcache_core.engine.chunks.residents import Residents
-from lmcache_core.keys import Key
+from lmcache_core.keys import Key, Parts, make_parts
 
 
 class Facts(NamedTuple):
@@ -67,26 +67,26 @@ class FrameBook:
         self._chunk_tokens = chunk_tokens
         self._residents = residents
         self._encoded = encoded
-        self._facts: dict[Key, Facts] = {}
+        self._facts: Parts[Key, Facts] = make_parts()
         # Nearly all frames share a few facts.
         self._common: dict[int | None, Facts] = {}
 
     def keep(self, key: Key, facts: Facts) -> None:
         """Keep what is known of a frame that is among the residents."""
         if facts == self.found:
-            self._facts.pop(key, None)
+            self._facts[key[0]].pop(key, None)
             return
         if facts.pages is None and not facts.guessed:
             facts = self._common.setdefault(facts.tokens, facts)
-        self._facts[key] = facts
+        self._facts[key[0]][key] = facts
 
     def forget(self, key: Key) -> None:
         """Forget a frame that is known."""
-        self._facts.pop(key, None)
+        self._facts[key[0]].pop(key, None)
 
     def facts(self, key: Key) -> Facts:
         """What is known of a frame that is there."""
-        return self._facts.get(key, self.found)
+        return self._facts[key[0]].get(key, self.found)
 
     @property
     def lengths_differ(self) -> bool:

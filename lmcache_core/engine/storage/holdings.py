@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from lmcache_core.api.frames import is_record
 from lmcache_core.engine.chunks.residents import Residents
+from lmcache_core.engine.chunks.sightings import Sightings
 from lmcache_core.engine.storage.breaker import Breaker
 from lmcache_core.engine.storage.frame_book import Facts, FrameBook
 from lmcache_core.keys import Key
@@ -104,7 +105,7 @@ class Holdings:
         self._most_frames = most_frames
         self.breaker = Breaker()
         self.counters = dict.fromkeys(COUNTERS, 0)
-        self._foreign: dict[Key, None] = {}
+        self._foreign = Sightings(MAX_FOREIGN)
         self.on_admitted: Callable[[Key], None] = lambda _key: None
         self.on_evicted: Callable[[Key, frozenset[str]], None] = lambda _key, _marks: None
         self.on_evicting: Callable[[Known], None] = lambda _known: None
@@ -125,20 +126,18 @@ class Holdings:
         """
         residents = self.residents
         fresh = {key: nbytes for key, nbytes in frames if key not in residents}
-        residents.add_all(fresh)
-        for key in fresh:
+        for key, nbytes in fresh.items():
+            residents.add(key, nbytes)
             self.on_admitted(key)
         return len(fresh)
 
     def note_foreign(self, key: Key) -> None:
         """Remember that the store has a frame that this tier does not read, and will keep it."""
-        self._foreign[key] = None
-        if len(self._foreign) > MAX_FOREIGN:
-            del self._foreign[next(iter(self._foreign))]
+        self._foreign.see(key)
 
     def is_foreign(self, key: Key) -> bool:
         """Whether the store is known to have such a frame, or it would be a record."""
-        return key in self._foreign or is_record(key)
+        return self._foreign.count(key) > 0 or is_record(key)
 
     def forget_one(self) -> bool:
         """Forget the frame that is first in the order of eviction; False where none may go."""

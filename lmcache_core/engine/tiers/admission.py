@@ -9,6 +9,9 @@ from lmcache_core.engine.chunks.sightings import Sightings
 from lmcache_core.engine.storage.tier import StorageTier
 from lmcache_core.keys import Key
 
+MAX_SIGHTINGS = 1 << 17
+"""Chunks whose sightings are remembered, whether or not they are cached: about 24 MiB."""
+
 
 class Admission:
     """The rules of the storage tiers, and what has to be remembered to follow them.
@@ -40,7 +43,7 @@ class Admission:
         self._geometry = geometry
         self._awaited = awaited
         counts = any(tier.rules.min_reuse > 1 for tier in storage)
-        self._sightings = Sightings() if counts else None
+        self._sightings = Sightings(MAX_SIGHTINGS) if counts else None
 
     @property
     def counts(self) -> bool:

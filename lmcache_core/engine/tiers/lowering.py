@@ -121,7 +121,7 @@ class Lowering:
             settled()
             self._memory.release((entry,), owner)
 
-        self._memory.lease(entry, owner)
+        self._memory.lease((entry,), owner)
         if tier.write(entry, self._frame(entry), done):
             return True
         self._memory.release((entry,), owner)

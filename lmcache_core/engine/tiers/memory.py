@@ -138,11 +138,7 @@ class MemoryTier:
         while residents.used_bytes > room:
             if not self._evict_one():
                 return None
-        slot = self._pool.allocate(nbytes)
-        for _ in range(MAX_VICTIMS_PER_SLOT):
-            if slot is not None or not self._evict_one():
-                break
-            slot = self._pool.allocate(nbytes)
+        slot = self._pool.allocate(nbytes) or self._make_run(nbytes)
         if slot is not None:
             self._writing_bytes += slot.nbytes
         return slot
@@ -203,7 +199,7 @@ class MemoryTier:
         """
         child, agreed = self.index.best_child(entry.parent, entry.token_bytes)
         cover = child if agreed == entry.tokens else None
-        tail = self.index.covered_tail(entry.parent, entry.token_bytes)
+        tail = child and self.index.covered_tail(entry.parent, entry.token_bytes)
         if (cover is not None and not self._may_replace(cover, entry)) or (
             tail is not None and not self._may_supersede(tail, entry)
         ):
@@ -226,12 +222,13 @@ class MemoryTier:
                 self._on_admitted(entry)
         return superseded
 
-    def lease(self, entry: Entry, owner: str) -> None:
-        """Keep an entry's slot as it is until the owner releases it."""
-        if entry.leases is None:
-            entry.leases = {owner}
-        else:
-            entry.leases.add(owner)
+    def lease(self, entries: Iterable[Entry], owner: str) -> None:
+        """Keep the slots of entries as they are until the owner releases them."""
+        for entry in entries:
+            if entry.leases is None:
+                entry.leases = {owner}
+            else:
+                entry.leases.add(owner)
 
     def release(self, entries: Iterable[Entry], owner: str) -> None:
         """End an owner's leases; give back the slots that only they kept."""
@@ -303,6 +300,15 @@ class MemoryTier:
         return (
             self._rule is None or self._rule.keeps(entry.pages, tail.pages, tail.tokens)
         ) and self.residents.may_pin(entry.slot.nbytes - tail.slot.nbytes)
+
+    def _make_run(self, nbytes: int) -> Slot | None:
+        """Take a slot where there is room and no run of it, evicting until there is one."""
+        slot = None
+        for _ in range(MAX_VICTIMS_PER_SLOT):
+            if slot is not None or not self._evict_one():
+                break
+            slot = self._pool.allocate(nbytes)
+        return slot
 
     def _evict_one(self) -> bool:
         while (key := self.residents.victim()) is not None:

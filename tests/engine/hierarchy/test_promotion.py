@@ -48,11 +48,13 @@ def test_what_is_asked_once_does_not_get_into_a_tier_that_wants_reuse(tiers):
 
 
 def test_sightings_are_bounded_and_forget_what_was_seen_longest_ago():
-    sightings = Sightings(limit=3)
-    for name in (b"a", b"b", b"c", b"a", b"d"):
+    sightings = Sightings(limit=3 * 256)
+    # Each part of the keys forgets by itself.
+    for name in (b"xa", b"xb", b"xc", b"y", b"xa", b"xd"):
         sightings.see(name)
-    assert len(sightings) == 3
-    assert [sightings.count(name) for name in (b"a", b"b", b"c", b"d")] == [2, 0, 1, 1]
+    assert len(sightings) == 4
+    counts = [sightings.count(name) for name in (b"xa", b"xb", b"xc", b"xd", b"y")]
+    assert counts == [2, 0, 1, 1, 1]
 
 
 def test_a_look_up_counts_what_the_tiers_have_together(tiers):

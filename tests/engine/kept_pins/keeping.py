@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from lmcache_core.api.frames import is_record
+from lmcache_core.engine.tiers import restoring
 from tests.engine.test_local_disk import NAME
 from tests.engine.test_pins import ask
 from tests.engine.test_storage_tier import LONG
@@ -55,3 +56,9 @@ def report(rig, pin_id="p", *, wait=True):
 
 def record_files(folder):
     return [file for file in folder.files() if is_record(bytes.fromhex(file.name))]
+
+
+def clock_says(monkeypatch, unix_time):
+    """Let engines that start from now on take it to be some time."""
+    defaults = {"wall": lambda: unix_time}
+    monkeypatch.setattr(restoring.PinRestoring.__init__, "__kwdefaults__", defaults)

@@ -6,15 +6,9 @@ import time
 
 from lmcache_core.api.pins import PinState, Renew
 from lmcache_core.engine.tiers import restoring
-from tests.engine.kept_pins.keeping import engine, kept, pin, record_files, report
+from tests.engine.kept_pins.keeping import clock_says, engine, kept, pin, record_files, report
 from tests.engine.test_pins import MEMORY
 from tests.engine.test_storage_tier import LONG, below, flood, settle
-
-
-def clock_says(monkeypatch, unix_time):
-    """Let engines that start from now on take it to be some time."""
-    defaults = {"wall": lambda: unix_time}
-    monkeypatch.setattr(restoring.PinRestoring.__init__, "__kwdefaults__", defaults)
 
 
 def test_the_time_of_a_pin_goes_on_where_no_controller_is_configured(folder):

@@ -51,8 +51,7 @@ class LRU(FIFO):
 
     def touch(self, key: Key) -> None:
         """Put a key at the end."""
-        if key in self._line:
-            self._line.renew(key)
+        self._line.renew(key)
 
 
 class MRU(LRU):

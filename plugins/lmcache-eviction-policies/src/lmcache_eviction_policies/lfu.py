@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from lmcache_core.api import EvictionPolicy
 from lmcache_core.api.spec import EmptyConfig
-from lmcache_core.keys import Key
-from lmcache_eviction_policies.line import Line
-from lmcache_eviction_policies.places import PlaceSet
+from lmcache_core.keys import Key, Parts, make_parts
+from lmcache_eviction_policies.by_place import KeysByPlace
+from lmcache_eviction_policies.places import FAN_BITS, LEVELS
+
+USE_BITS = LEVELS * FAN_BITS
+"""A place is a rank and behind it the number of the use that gave it."""
 
 
 class LFU(EvictionPolicy):
@@ -24,80 +27,59 @@ class LFU(EvictionPolicy):
     def __init__(self, config: EmptyConfig | None = None) -> None:
         del config
         self._age = 0
-        self._uses: dict[Key, int] = {}
-        self._rank: dict[Key, int] = {}
-        self._lines: dict[int, Line] = {}
-        self._ranks = PlaceSet()
-        self._evictable = 0
+        self._next_use = 0
+        self._uses: Parts[Key, int] = make_parts()
+        self._places: Parts[Key, int] = make_parts()
+        self._line = KeysByPlace(2 * LEVELS)
 
     def admit(self, key: Key) -> None:
         """Take a key with one use."""
-        self._uses[key] = 1
-        self._enter(key, held=False)
+        self._uses[key[0]][key] = 1
+        self._line.put(self._place(key), key)
 
     def touch(self, key: Key) -> None:
         """Count a use."""
-        uses = self._uses.get(key)
-        if uses is not None:
-            held = self._leave(key)
-            self._uses[key] = uses + 1
-            self._enter(key, held=held)
+        uses = self._uses[key[0]]
+        if key not in uses:
+            return
+        uses[key] += 1
+        place = self._places[key[0]][key]
+        if place in self._line:
+            self._line.take(place)
+            self._line.put(self._place(key), key)
+        else:
+            self._place(key)
 
     def remove(self, key: Key) -> None:
         """Forget a key and its uses."""
-        if self._uses.pop(key, None) is not None:
-            self._leave(key)
+        if self._uses[key[0]].pop(key, None) is not None:
+            place = self._places[key[0]].pop(key)
+            if place in self._line:
+                self._line.take(place)
 
     def evict(self, key: Key) -> None:
         """Forget the victim, and set the age by it."""
-        self._age = self._rank[key]
+        self._age = self._places[key[0]][key] >> USE_BITS
         self.remove(key)
 
     def hold(self, key: Key) -> None:
         """Keep a key's place for it."""
-        rank = self._rank[key]
-        line = self._lines[rank]
-        line.hold(key)
-        self._evictable -= 1
-        if not len(line):
-            self._ranks.remove(rank)
+        self._line.take(self._places[key[0]][key])
 
     def release(self, key: Key) -> None:
         """Give a key its place back."""
-        rank = self._rank[key]
-        line = self._lines[rank]
-        if not len(line):
-            self._ranks.add(rank)
-        line.release(key)
-        self._evictable += 1
+        self._line.put(self._places[key[0]][key], key)
 
     def victim(self) -> Key | None:
-        """The first key of the lowest rank."""
-        return self._lines[self._ranks.first()].first() if self._ranks else None
+        """The key of the lowest rank that was used longest ago."""
+        return self._line.key(self._line.first()) if self._line else None
 
     def __len__(self) -> int:
-        return self._evictable
+        return len(self._line)
 
-    def _enter(self, key: Key, *, held: bool) -> None:
-        rank = self._rank[key] = self._age + self._uses[key]
-        line = self._lines.get(rank)
-        if line is None:
-            line = self._lines[rank] = Line()
-        if not held:
-            self._evictable += 1
-            if not len(line):
-                self._ranks.add(rank)
-        line.append(key, held=held)
-
-    def _leave(self, key: Key) -> bool:
-        """Take a key out of the line of its rank; whether it was held."""
-        rank = self._rank.pop(key)
-        line = self._lines[rank]
-        held = line.discard(key)
-        if not held:
-            self._evictable -= 1
-            if not len(line):
-                self._ranks.remove(rank)
-        if line.empty:
-            del self._lines[rank]
-        return held
+    def _place(self, key: Key) -> int:
+        """Give a key the place of its rank, behind all that have the same; return it."""
+        rank = self._age + self._uses[key[0]][key]
+        place = self._places[key[0]][key] = rank << USE_BITS | self._next_use
+        self._next_use += 1
+        return place

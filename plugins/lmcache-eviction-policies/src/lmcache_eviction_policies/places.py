@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lmcache_core.keys import PRIME, SPREAD, Parts, make_parts
+
 FAN_BITS = 10
 FAN_MASK = (1 << FAN_BITS) - 1
 LEVELS = 5
@@ -9,54 +11,58 @@ LEVELS = 5
 
 
 class PlaceSet:
-    """A set of numbers below 2^50, as a tree of bitmaps.
+    """A set of numbers below 2^50, or what ``levels`` says, as a tree of bitmaps.
 
     A bitmap says which of its 1024 children are in use, so every method looks
     at five words, however many numbers there are. A heap would do as well but
-    for what leaves from its middle.
+    for what leaves from its middle. A word is found by a number of its own,
+    which begins with a one and goes on with the digits that lead to it, so
+    that all are in one table.
     """
 
-    __slots__ = ("_levels",)
+    __slots__ = ("_top", "_words")
 
-    def __init__(self) -> None:
-        self._levels: tuple[dict[int, int], ...] = tuple({} for _ in range(LEVELS))
-
-    def __bool__(self) -> bool:
-        """Whether there is any number."""
-        return bool(self._levels[0])
+    def __init__(self, levels: int = LEVELS) -> None:
+        self._top = 1 << levels * FAN_BITS
+        self._words: Parts[int, int] = make_parts()
 
     def add(self, place: int) -> None:
         """Put a number in."""
-        for level in self._levels:
-            word = place >> FAN_BITS
-            bits = level.get(word, 0)
-            level[word] = bits | 1 << (place & FAN_MASK)
+        node = self._top | place
+        while node > 1:
+            bit = 1 << (node & FAN_MASK)
+            node >>= FAN_BITS
+            words = self._words[SPREAD[node % PRIME]]
+            bits = words.get(node, 0)
+            words[node] = bits | bit
             if bits:
                 return
-            place = word
 
     def remove(self, place: int) -> None:
         """Take out a number that is in."""
-        for level in self._levels:
-            word = place >> FAN_BITS
-            bits = level[word] & ~(1 << (place & FAN_MASK))
+        node = self._top | place
+        while node > 1:
+            bit = 1 << (node & FAN_MASK)
+            node >>= FAN_BITS
+            words = self._words[SPREAD[node % PRIME]]
+            bits = words[node] ^ bit
             if bits:
-                level[word] = bits
+                words[node] = bits
                 return
-            del level[word]
-            place = word
+            del words[node]
 
     def first(self) -> int:
         """The least number; there must be one."""
-        place = 0
-        for level in reversed(self._levels):
-            bits = level[place]
-            place = place << FAN_BITS | (bits & -bits).bit_length() - 1
-        return place
+        node = 1
+        while node < self._top:
+            bits = self._words[SPREAD[node % PRIME]][node]
+            node = node << FAN_BITS | (bits & -bits).bit_length() - 1
+        return node ^ self._top
 
     def last(self) -> int:
         """The largest number; there must be one."""
-        place = 0
-        for level in reversed(self._levels):
-            place = place << FAN_BITS | level[place].bit_length() - 1
-        return place
+        node = 1
+        while node < self._top:
+            bits = self._words[SPREAD[node % PRIME]][node]
+            node = node << FAN_BITS | bits.bit_length() - 1
+        return node ^ self._top

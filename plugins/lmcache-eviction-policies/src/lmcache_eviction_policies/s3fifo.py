@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from lmcache_core.api import EvictionPolicy
 from lmcache_core.api.spec import EmptyConfig
-from lmcache_core.keys import Key
+from lmcache_core.keys import Key, Parts, make_parts
 from lmcache_eviction_policies.line import Line
 
 MAX_USES = 3
@@ -43,32 +41,33 @@ class S3FIFO(EvictionPolicy):
         del config
         self._small = Line()
         self._main = Line()
-        self._ghosts: OrderedDict[Key, None] = OrderedDict()
-        self._uses: dict[Key, int] = {}
+        self._ghosts = Line()
+        self._known = 0
+        self._uses: Parts[Key, int] = make_parts()
 
     def admit(self, key: Key) -> None:
         """Put a key at the end of the small line; one with a ghost in the main line."""
-        known = key in self._ghosts
-        if known:
-            del self._ghosts[key]
-        self._uses[key] = 0
-        (self._main if known else self._small).append(key)
+        line = self._main if key in self._ghosts else self._small
+        self._ghosts.discard(key)
+        self._known += 1
+        self._uses[key[0]][key] = 0
+        line.append(key)
 
     def touch(self, key: Key) -> None:
         """Count a use, which changes no place."""
-        uses = self._uses.get(key)
-        if uses is not None and uses < MAX_USES:
-            self._uses[key] = uses + 1
+        uses = self._uses[key[0]]
+        if uses.get(key, MAX_USES) < MAX_USES:
+            uses[key] += 1
 
     def remove(self, key: Key) -> None:
         """Forget a key, and its ghost."""
-        self._ghosts.pop(key, None)
+        self._ghosts.discard(key)
         self._leave(key)
 
     def evict(self, key: Key) -> None:
         """Take out the victim; from the small line it leaves a ghost."""
         if key in self._small:
-            self._ghosts[key] = None
+            self._ghosts.append(key)
         self._leave(key)
 
     def hold(self, key: Key) -> None:
@@ -87,7 +86,7 @@ class S3FIFO(EvictionPolicy):
                 return key
         key = self._next()
         if key is not None:
-            self._uses[key] = 0  # named again when asked again
+            self._uses[key[0]][key] = 0  # named again when asked again
         return key
 
     def __len__(self) -> int:
@@ -102,25 +101,26 @@ class S3FIFO(EvictionPolicy):
 
     def _spare(self, key: Key) -> bool:
         """Let a key go on that was used; whether it was."""
-        uses = self._uses[key]
+        uses = self._uses[key[0]]
         if key in self._small:
-            if uses < 2:
+            if uses[key] < 2:
                 return False
             self._small.discard(key)
             self._main.append(key)
-            self._uses[key] = 0
+            uses[key] = 0
             return True
-        if not uses:
+        if not uses[key]:
             return False
         self._main.renew(key)
-        self._uses[key] = uses - 1
+        uses[key] -= 1
         return True
 
     def _leave(self, key: Key) -> None:
-        if self._uses.pop(key, None) is not None:
+        if self._uses[key[0]].pop(key, None) is not None:
+            self._known -= 1
             self._line_of(key).discard(key)
-        while len(self._ghosts) > len(self._uses):
-            self._ghosts.popitem(last=False)
+        while len(self._ghosts) > self._known and (ghost := self._ghosts.first()) is not None:
+            self._ghosts.discard(ghost)
 
     def _line_of(self, key: Key) -> Line:
         return self._small if key in self._small else self._main
