@@ -58,28 +58,43 @@ class PrefixIndex:
         """The entry of a key, or None."""
         return self._entries[key[0]].get(key)
 
-    def find(self, chain: KeyChain, limit: int) -> Found:
-        """Find the longest prefix of at most ``limit`` tokens of a chain."""
+    def find(self, chain: KeyChain, limit: int, *, staged: bool = True) -> Found:
+        """Find the longest prefix of at most ``limit`` tokens of a chain.
+
+        Args:
+            chain: The sequence.
+            limit: See above.
+            staged: Whether chunks count that live on in the staging part only.
+        """
         found: list[Entry] = []
         size = chain.chunk_size
         entries = self._entries
         for key in chain.keys[: limit // size]:
             entry = entries[key[0]].get(key)
-            if entry is None:
+            if entry is None or (entry.staged and not staged):
                 break
             found.append(entry)
         index = len(found)
         tokens = index * size
         rest = min(limit - tokens, size)
         if rest > 0:
-            child, agreed = self.best_child(chain.parent(index), chain.token_bytes(index, rest))
+            child, agreed = self.best_child(
+                chain.parent(index), chain.token_bytes(index, rest), staged=staged
+            )
             if child is not None and agreed:
                 found.append(child)
                 tokens += agreed
         return Found(found, tokens)
 
-    def best_child(self, parent: Key, token_bytes: bytes) -> tuple[Entry | None, int]:
+    def best_child(
+        self, parent: Key, token_bytes: bytes, *, staged: bool = True
+    ) -> tuple[Entry | None, int]:
         """Find the child of a parent that agrees longest with some tokens.
+
+        Args:
+            parent: Key of the parent.
+            token_bytes: The tokens, packed.
+            staged: As of :meth:`find`.
 
         Returns:
             The child and the number of tokens it agrees for, or (None, 0).
@@ -88,14 +103,19 @@ class PrefixIndex:
         if children is None:
             return None, 0
         if isinstance(children, Entry):
+            if children.staged and not staged:
+                return None, 0
             return children, _agreement(children.token_bytes, token_bytes)
         best, agreed = None, -1
         place = children.bisect_key_left(token_bytes)
-        for candidate in children[max(0, place - 1) : place + 1]:
+        neighbours = children[max(0, place - 1) : place + 1]
+        if not staged:
+            neighbours = _nearest_resident(children, place)
+        for candidate in neighbours:
             length = _agreement(candidate.token_bytes, token_bytes)
             if length > agreed:
                 best, agreed = candidate, length
-        return best, agreed
+        return best, max(0, agreed)
 
     def covered_tail(self, parent: Key, token_bytes: bytes) -> Entry | None:
         """Find the child that is a true prefix of ``token_bytes``; there is at most one."""
@@ -139,6 +159,16 @@ class PrefixIndex:
         children.remove(entry)
         if len(children) == 1:
             families[entry.parent] = children[0]
+
+
+def _nearest_resident(children: SortedKeyList[Entry, bytes], place: int) -> list[Entry]:
+    """The children nearest to a place on both sides that are not only staged.
+
+    The further from the place, the less they agree with what belongs there.
+    """
+    before, behind = children.islice(0, place, reverse=True), children.islice(place)
+    found = (next((one for one in side if not one.staged), None) for side in (before, behind))
+    return [one for one in found if one is not None]
 
 
 def _agreement(left: bytes, right: bytes) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import takewhile
 from typing import NamedTuple
 
 from lmcache_core.api.messages import TierStatus
@@ -90,18 +89,15 @@ class MemoryTier:
 
     def covers(self, chain: KeyChain) -> list[Cover]:
         """The entries that cover a sequence from token 0 on, piece by piece."""
-        found = self.index.find(chain, len(chain))
-        kept = list(takewhile(lambda entry: not entry.staged, found.entries))
-        if len(kept) < len(found.entries):
-            found = Found(kept, len(kept) * chain.chunk_size)
+        found = self.index.find(chain, len(chain), staged=False)
         if self._rule is not None:
             found = self._usable(self._rule, found, chain.chunk_size)
         return cut((Cover(entry.key, entry.tokens) for entry in found.entries), found.tokens)
 
     def best_cover(self, piece: Piece) -> Cover | None:
         """The entry that covers most of a piece from its first token on, or None."""
-        entry, tokens = self.index.best_child(piece.parent, piece.token_bytes)
-        return None if entry is None or entry.staged or not tokens else Cover(entry.key, tokens)
+        entry, tokens = self.index.best_child(piece.parent, piece.token_bytes, staged=False)
+        return None if entry is None or not tokens else Cover(entry.key, tokens)
 
     @property
     def holds(self) -> bool:

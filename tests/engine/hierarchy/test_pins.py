@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lmcache_core.api.messages import Welcome
 from lmcache_core.api.pins import OnMissing
-from lmcache_core.config import TierRules
+from lmcache_core.config import ANYWHERE, TierRules
+from lmcache_core.keys import Scope, tokens_to_bytes
 from tests.engine.hierarchy.commander import Commander
 from tests.engine.hierarchy.stores import (
     BACK,
@@ -126,3 +129,26 @@ def test_a_pin_in_host_memory_brings_nothing_down(tiers):
     assert Commander(rig).pin(LONG, location=MEMORY).num_tokens == len(LONG)
     settle(rig)
     assert near.puts == far.puts == 0
+
+
+@pytest.mark.parametrize("first", [2, 9], ids=["before", "behind"])
+def test_a_pin_covers_what_stays_where_a_sibling_is_only_on_its_way_down(tiers, first):
+    rig, near, _ = tiers(near=BACK)
+    going, staying = ([1, 1, n, *range(100, 100 + CHUNK_TOKENS - 3)] for n in (first, 11 - first))
+    rig.serve(going)
+    settle(rig)
+    rig.serve(staying)
+    settle(rig)
+    near.writing.clear()
+    for number in (2, 3, 4):  # as many as evict the first
+        rig.serve(prompt(number))
+    engine_tiers = rig.engine.tiers
+    chains = (engine_tiers.chain_of(tokens_to_bytes(each), Scope()) for each in (going, staying))
+    entries = [engine_tiers.memory.index[chain.keys[0]] for chain in chains]
+    assert [entry.staged for entry in entries] == [True, False]
+    assert held(rig, [1, 1, 5])[MEMORY] == 2
+    for location in (MEMORY, ANYWHERE):
+        request = ask([1, 1, 5], location, location=location)
+        assert engine_tiers.pins.pin(request).tokens_pinned == 2
+    # Of the chunk that goes nothing is left to stay but what the other one begins like.
+    assert engine_tiers.pins.pin(ask(going, "q")).tokens_pinned == 2
