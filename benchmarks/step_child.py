@@ -1,9 +1,10 @@
 """One vLLM engine in a child process, timing its own steps.
 
 Started by ``benchmarks/step_time.py`` with a JSON object of settings as the
-only argument. Prints ``ready``; then for each line on standard input serves
-one round of requests and prints a JSON list of two: the seconds of every step,
-and by name those of the processor that control threads took.
+only argument. Prints ``ready`` and the ids of its control threads; then for
+each line on standard input serves one round of requests and prints a JSON list
+of two: the seconds of every step, and by name those of the processor that
+control threads took.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def main() -> None:
     rng = random.Random(0)
     engine = llm.llm_engine
     clocks = ThreadClocks()
-    print("ready", flush=True)
+    print("ready", *clocks.thread_ids, flush=True)
     for count, line in enumerate(sys.stdin):
         requests = int(line)
         for number in range(requests):

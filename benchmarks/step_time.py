@@ -1,18 +1,21 @@
 """What the cache costs a step of real vLLM, beside a connector that does nothing.
 
-    python benchmarks/step_time.py [--rounds 20] [--fill 100000] [--json]
+    python benchmarks/step_time.py [--rounds 20] [--fill 100000] [--one-core] [--json]
 
 Two vLLM engines, children of this process, serve the same kind of rounds in
 turn: one with a null connector, one with ours, with stores running and an
 index of ``--fill`` chunks. Before each round a real controller is killed and
 started anew, so that our engine registers and sends all of its index, and
 ``--pins`` pins a second, of cached prompts of 2,048 tokens, come over HTTP.
-Client and controller have one half of the cores and the engine that is timed
-the other. The same goes on beside both: while the null connector is timed our
-engine, idle, answers on the other cores.
-Read the ratio of the p99 step times, of all steps with the interval that
-drawing the rounds anew gives, or as the median of the rounds' own, which does
-not hang on a few rounds that the machine has disturbed. What the control
+The engine that is timed has one half of the cores; client, controller and the
+threads of ours that serve the controller have the other, which is where a
+machine with an idle core runs them. ``--one-core`` keeps these threads beside
+the steps, as on a machine that has no core to spare. The same goes on beside
+both: while the null connector is timed our engine, idle, answers on the other
+cores.
+Read the ratio of the p99 step times, of all steps, or as the median of the
+rounds' own, which does not hang on a few rounds that the machine has disturbed;
+each with the interval that drawing the rounds anew gives. What the control
 thread and that of its link take is read from the kernel's clocks; it is all
 they do in a round, snapshot and heartbeats and all, divided by its pins.
 """
@@ -31,7 +34,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -48,9 +51,17 @@ OTHER_CORES = CORES[len(CORES) // 2 :]
 
 
 class Child:
-    """One engine process."""
+    """One engine process.
 
-    def __init__(self, settings: dict[str, Any], environ: dict[str, str]) -> None:
+    Args:
+        settings: What ``step_child.py`` is told.
+        environ: Variables it has beside those of this process.
+        apart: Whether its control threads stay on the other cores.
+    """
+
+    def __init__(
+        self, settings: dict[str, Any], environ: dict[str, str], *, apart: bool = False
+    ) -> None:
         path = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
         self._child = subprocess.Popen(
             [sys.executable, str(HERE / "step_child.py"), json.dumps(settings)],
@@ -60,8 +71,12 @@ class Child:
             text=True,
             env={**os.environ, "PYTHONPATH": path, **environ},
         )
+        self._apart: set[str] = set()
         self.move(ENGINE_CORES)
-        self._expect("ready")
+        control = self._await_ready()
+        if apart:
+            self._apart = control
+            self.move(ENGINE_CORES)
 
     def round(self, requests: int) -> tuple[list[float], dict[str, float]]:
         """Serve one round; seconds of each step, and what control threads took of them."""
@@ -72,18 +87,21 @@ class Child:
         return steps, taken
 
     def move(self, cores: list[int]) -> None:
-        """Let all threads run on these cores only."""
+        """Let all threads run on these cores only, but those that are apart."""
         for thread in Path(f"/proc/{self._child.pid}/task").iterdir():
             with suppress(ProcessLookupError):
-                os.sched_setaffinity(int(thread.name), cores)
+                where = OTHER_CORES if thread.name in self._apart else cores
+                os.sched_setaffinity(int(thread.name), where)
 
     def close(self) -> None:
         self._child.kill()
         self._child.wait()
 
-    def _expect(self, word: str) -> None:
-        while self._line() != word:
+    def _await_ready(self) -> set[str]:
+        """Wait until it serves; the ids of its control threads."""
+        while not (line := self._line()).startswith("ready"):
             pass
+        return set(line.split()[1:])
 
     def _line(self) -> str:
         assert self._child.stdout is not None
@@ -210,10 +228,17 @@ def ratio(rounds: Sequence[Round], q: float) -> float:
     return quantile(ours, q) / quantile(null, q)
 
 
-def interval(rounds: Sequence[Round], q: float) -> tuple[float, float]:
-    """Where the ratio lies for 95 of 100 draws of as many rounds from these."""
+def by_round(rounds: Sequence[Round], q: float) -> float:
+    """The median of the rounds' own ratios."""
+    return statistics.median(ratio([one], q) for one in rounds)
+
+
+def interval(
+    figure: Callable[[Sequence[Round], float], float], rounds: Sequence[Round], q: float
+) -> tuple[float, float]:
+    """Where a figure lies for 95 of 100 draws of as many rounds from these."""
     rng = random.Random(0)
-    drawn = [ratio(rng.choices(rounds, k=len(rounds)), q) for _ in range(DRAWS)]
+    drawn = [figure(rng.choices(rounds, k=len(rounds)), q) for _ in range(DRAWS)]
     return quantile(drawn, 0.025), quantile(drawn, 0.975)
 
 
@@ -221,10 +246,9 @@ def compare(rounds: Sequence[Round]) -> dict[str, float]:
     """The figures of some rounds."""
     figures: dict[str, float] = {}
     for q, name in ((0.5, "p50"), (0.99, "p99")):
-        figures[f"{name}_ratio"] = ratio(rounds, q)
-        figures[f"{name}_ratio_low"], figures[f"{name}_ratio_high"] = interval(rounds, q)
-        by_round = [ratio([one], q) for one in rounds]
-        figures[f"{name}_ratio_by_round"] = statistics.median(by_round)
+        for figure, label in ((ratio, f"{name}_ratio"), (by_round, f"{name}_ratio_by_round")):
+            figures[label] = figure(rounds, q)
+            figures[f"{label}_low"], figures[f"{label}_high"] = interval(figure, rounds, q)
         figures[f"null_{name}_ms"] = quantile([s for one in rounds for s in one.null], q) * 1e3
     figures["steps"] = sum(len(one.ours) for one in rounds)
     wall = sum(sum(one.ours) for one in rounds)
@@ -245,6 +269,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--fill", type=int, default=100_000)
     parser.add_argument("--pins", type=float, default=100)
+    parser.add_argument("--one-core", action="store_true")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     os.sched_setaffinity(0, OTHER_CORES)
@@ -280,6 +305,7 @@ def main() -> None:
                 "LMCACHE_MAX_LOCAL_CPU_SIZE": "8",
                 "LMCACHE_LMCACHE_WORKER_HEARTBEAT_TIME": "0.2",
             },
+            apart=not args.one_core,
         )
         stack.callback(ours.close)
         stack.callback(disturbance.stop)
@@ -308,7 +334,7 @@ def main() -> None:
         print(json.dumps(figures))
         return
     for name, value in figures.items():
-        print(f"{name:24} {value:.3f}")
+        print(f"{name:28} {value:.3f}")
 
 
 if __name__ == "__main__":
