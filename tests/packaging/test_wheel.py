@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -58,8 +59,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def wheel_of(sdist: Path, folder: Path, **environment: str) -> Path:
     """Build a wheel from the source distribution alone."""
-    with tarfile.open(sdist) as archive:
-        archive.extractall(folder / "source", filter="data")
+    shutil.unpack_archive(sdist, folder / "source")
     (source,) = (folder / "source").iterdir()
     run(
         *("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-cache-dir"),

@@ -51,8 +51,7 @@ def make_engine(folder: Path, calls: SystemCalls, address: str | None) -> Rig:
     def backend(config: Any, context: Any) -> LocalDiskBackend:
         return LocalDiskBackend(config, context, calls)
 
-    spec = installed().backend(DISK)
-    assert isinstance(spec, StorageBackendSpec)
+    spec = installed().storage_backend(DISK)
     options = {"path": str(folder), "scrub_rate": 0}
     overrides: dict[str, object] = {
         "tiers": (
@@ -79,8 +78,8 @@ class PluginsWith:
     def __init__(self, spec: StorageBackendSpec, make: Any) -> None:
         self._spec = msgspec.structs.replace(spec, load=lambda: make)
 
-    def backend(self, name: str) -> Any:
-        return self._spec if name == DISK else installed().backend(name)
+    def storage_backend(self, name: str) -> StorageBackendSpec:
+        return self._spec if name == DISK else installed().storage_backend(name)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(installed(), name)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 DEFAULT_PORT = 6379
 
@@ -52,7 +53,7 @@ def parse_address(url: str) -> Address:
         ValueError: It is not one of ours. The message shows no part of it
             that may be secret.
     """
-    parts = urlsplit(url)
+    authority, parts = _split(url)
     scheme = parts.scheme.removesuffix(CLUSTER)
     if scheme not in PLAIN + ENCRYPTED:
         known = ", ".join(f"{name}://" for name in PLAIN + ENCRYPTED)
@@ -62,7 +63,7 @@ def parse_address(url: str) -> Address:
         )
     if parts.query or parts.fragment:
         raise ValueError("the url has a query; write what it says as keys of their own")
-    credentials, _, hosts = parts.netloc.rpartition("@")
+    credentials, _, hosts = authority.rpartition("@")
     username, _, password = credentials.partition(":")
     nodes = tuple(_node(text) for text in hosts.split(","))
     cluster = parts.scheme.endswith(CLUSTER)
@@ -76,6 +77,17 @@ def parse_address(url: str) -> Address:
         unquote(username) or None,
         unquote(password) or None,
     )
+
+
+def _split(url: str) -> tuple[str, SplitResult]:
+    """What lies between ``//`` and the path, and the URL with one host in its place.
+
+    Several hosts are beyond what a URL may have there, and newer versions of
+    Python refuse them where one is an IPv6 address.
+    """
+    scheme, found, rest = url.partition("://")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    return authority, urlsplit(f"{scheme}{found}host{rest[len(authority) :]}" if found else url)
 
 
 def _node(text: str) -> Node:
