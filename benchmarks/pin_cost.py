@@ -1,10 +1,11 @@
 """What a pin takes of the processor in the serving process.
 
-    python benchmarks/pin_cost.py [--pins 100] [--seconds 3] [--rounds 4] [--json]
+    python benchmarks/pin_cost.py [--pins 100] [--seconds 3] [--rounds 4] [--whole] [--json]
 
 A real engine with a control thread and a ZeroMQ link in this process, on one
 core; a scripted controller in another, on the others, which pins prompts of
-2,048 cached tokens at a steady rate and checks each answer. The kernel's
+2,048 cached tokens at a steady rate, renews them as a controller does, without
+their tokens unless ``--whole`` is given, and checks each answer. The kernel's
 clocks of the control thread and of the link's own thread are read before and
 after, with pins and without in turn, so that neither what other processes do
 nor ticks and heartbeats are in the figures. Beside them the main thread does
@@ -44,9 +45,9 @@ CALLS = 4
 class Peer:
     """The scripted controller, in a process of its own."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, *, whole: bool) -> None:
         self._child = subprocess.Popen(
-            [sys.executable, __file__, "peer"],
+            [sys.executable, __file__, "peer", *(["whole"] if whole else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -72,16 +73,17 @@ class Peer:
         return took
 
 
-async def be_peer() -> None:
+async def be_peer(*, whole: bool) -> None:
     """Welcome one engine, then pin as standard input asks."""
     from lmcache_core.api.messages import (
         Heartbeat,
         PinCommand,
         Register,
+        RenewCommand,
         Reply,
         Welcome,
     )
-    from lmcache_core.api.pins import PinRequest
+    from lmcache_core.api.pins import PinRenewal, PinRequest
     from lmcache_core.keys import tokens_to_bytes
     from lmcache_transport_zmq.transport import ZmqTransport
 
@@ -118,19 +120,24 @@ async def be_peer() -> None:
             await asyncio.sleep(start + number / rate - time.perf_counter())
             version += 1
             begin = time.perf_counter()
-            pin = PinRequest(
-                pin_id=f"classic-{version % PROMPTS:032d}",
-                version=version,
-                location=MEMORY,
-                tokens=tokens[version % PROMPTS],
-                ttl_seconds=5.0,
-            )
-            command = PinCommand(
-                request_id=f"1234567890123456789.{version}",
-                deadline_seconds=10.0,
-                http_request_id=f"{version:032d}",
-                pin=pin,
-            )
+            asked: dict[str, Any] = {
+                "pin_id": f"classic-{version % PROMPTS:032d}",
+                "version": version,
+                "location": MEMORY,
+                "ttl_seconds": 5.0,
+            }
+            named: dict[str, Any] = {
+                "request_id": f"1234567890123456789.{version}",
+                "deadline_seconds": 10.0,
+                "http_request_id": f"{version:032d}",
+            }
+            command: PinCommand | RenewCommand
+            if whole or version <= PROMPTS:
+                pin = PinRequest(tokens=tokens[version % PROMPTS], **asked)
+                command = PinCommand(pin=pin, **named)
+            else:
+                renewal = PinRenewal(since=version - PROMPTS, **asked)
+                command = RenewCommand(renewal=renewal, **named)
             await listener.send(peer, command)
             async with asyncio.timeout(10):
                 reply = await replies.get()
@@ -208,19 +215,20 @@ def quantile(values: list[float], q: float) -> float:
 
 
 def main() -> None:
-    if sys.argv[1:] == ["peer"]:
-        asyncio.run(be_peer())
+    if sys.argv[1:2] == ["peer"]:
+        asyncio.run(be_peer(whole="whole" in sys.argv))
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pins", type=float, default=100)
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--whole", action="store_true", help="send tokens with each renewal")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     figures: dict[str, float] = {}
     with ExitStack() as stack:
         os.sched_setaffinity(0, OTHER_CORES)
-        peer = Peer(stack)
+        peer = Peer(stack, whole=args.whole)
         os.sched_setaffinity(0, ENGINE_CORES)
         start_engine(peer.address, stack)
         steps = Steps()
