@@ -2,14 +2,18 @@
 
 Started by ``benchmarks/step_time.py`` with a JSON object of settings as the
 only argument. Prints ``ready`` and the ids of its control threads; then for
-each line on standard input serves one round of requests and prints a JSON list
-of two: the seconds of every step, and by name those of the processor that
-control threads took.
+each line on standard input, which has the number of requests of a round and
+that of steps, goes on with the round, or begins one where none is under way,
+and prints a JSON list of three: the seconds of each step, by name those of the
+processor that control threads took, and whether the round has ended. Some
+steps before these are not timed, because another process has emptied the
+processor's caches.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import sys
@@ -32,6 +36,7 @@ os.environ.update(
 )
 
 
+WARMING_STEPS = 10
 PINNED_PROMPTS = 100
 PINNED_TOKENS = 2048
 """Prompts that are cached and pinned while steps are timed; number n begins with token n."""
@@ -71,26 +76,39 @@ def main() -> None:
     )
     if settings["fill"]:
         fill(llm, settings["fill"])
-    sampling = SamplingParams(temperature=0, max_tokens=settings["max_tokens"], ignore_eos=True)
     rng = random.Random(0)
     engine = llm.llm_engine
-    clocks = ThreadClocks()
-    print("ready", *clocks.thread_ids, flush=True)
-    for count, line in enumerate(sys.stdin):
-        requests = int(line)
-        for number in range(requests):
-            # Lengths differ, so that prompts end in different steps.
-            prompt = [rng.randrange(20, 500) for _ in range(200 + 17 * number)]
-            engine.add_request(f"{count}-{number}", {"prompt_token_ids": prompt}, sampling)
-        steps = []
-        before = clocks.seconds()
-        while engine.has_unfinished_requests():
+
+    def add(name: str, prompt_tokens: int, max_tokens: int) -> None:
+        sampling = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
+        prompt = [rng.randrange(20, 500) for _ in range(prompt_tokens)]
+        engine.add_request(name, {"prompt_token_ids": prompt}, sampling)
+
+    def serve(most: float) -> list[float]:
+        steps: list[float] = []
+        while engine.has_unfinished_requests() and len(steps) < most:
             begin = time.perf_counter()
             engine.step()
             steps.append(time.perf_counter() - begin)
+        return steps
+
+    clocks = ThreadClocks()
+    print("ready", *clocks.thread_ids, flush=True)
+    for count, line in enumerate(sys.stdin):
+        requests, most = map(int, line.split())
+        if engine.has_unfinished_requests():
+            serve(WARMING_STEPS)
+        else:
+            add(f"{count}-warming", 200, WARMING_STEPS)
+            serve(math.inf)
+            for number in range(requests):
+                # Lengths differ, so that prompts end in different steps.
+                add(f"{count}-{number}", 200 + 17 * number, settings["max_tokens"])
+        before = clocks.seconds()
+        steps = serve(most)
         after = clocks.seconds()
         taken = {name: after[name] - before[name] for name in after}
-        print(json.dumps([steps, taken]), flush=True)
+        print(json.dumps([steps, taken, not engine.has_unfinished_requests()]), flush=True)
     os._exit(0)
 
 

@@ -2,10 +2,12 @@
 
     python benchmarks/step_time.py [--rounds 20] [--fill 100000] [--one-core] [--json]
 
-Two vLLM engines, children of this process, serve the same kind of rounds in
-turn: one with a null connector, one with ours, with stores running and an
-index of ``--fill`` chunks. Before each round a real controller is killed and
-started anew, so that our engine registers and sends all of its index, and
+Two vLLM engines, children of this process, serve the same kind of rounds, some
+steps of one and some of the other in turn, because what else a machine does
+changes from second to second: one with a null connector, one with ours, with
+stores running and an index of ``--fill`` chunks. Before each round a real
+controller is killed and started anew, so that our engine registers and sends
+all of its index, and
 ``--pins`` pins a second, of cached prompts of 2,048 tokens, come over HTTP.
 The engine that is timed has one half of the cores; client, controller and the
 threads of ours that serve the controller have the other, which is where a
@@ -34,8 +36,9 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +47,9 @@ from step_child import PINNED_PROMPTS, PINNED_TOKENS
 
 HERE = Path(__file__).resolve().parent
 REQUESTS = 8
+TURN_STEPS = 60
+"""Steps after which it is the other engine's turn."""
+
 DRAWS = 300
 CORES = sorted(os.sched_getaffinity(0))
 ENGINE_CORES = CORES[: max(1, len(CORES) // 2)]
@@ -56,12 +62,9 @@ class Child:
     Args:
         settings: What ``step_child.py`` is told.
         environ: Variables it has beside those of this process.
-        apart: Whether its control threads stay on the other cores.
     """
 
-    def __init__(
-        self, settings: dict[str, Any], environ: dict[str, str], *, apart: bool = False
-    ) -> None:
+    def __init__(self, settings: dict[str, Any], environ: dict[str, str]) -> None:
         path = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
         self._child = subprocess.Popen(
             [sys.executable, str(HERE / "step_child.py"), json.dumps(settings)],
@@ -71,37 +74,36 @@ class Child:
             text=True,
             env={**os.environ, "PYTHONPATH": path, **environ},
         )
-        self._apart: set[str] = set()
-        self.move(ENGINE_CORES)
-        control = self._await_ready()
-        if apart:
-            self._apart = control
-            self.move(ENGINE_CORES)
+        os.sched_setaffinity(self._child.pid, ENGINE_CORES)
+        self._control_threads = self._await_ready()
 
-    def round(self, requests: int) -> tuple[list[float], dict[str, float]]:
-        """Serve one round; seconds of each step, and what control threads took of them."""
+    def go_on(self) -> tuple[list[float], dict[str, float], bool]:
+        """Serve some of a round.
+
+        Returns:
+            Seconds of each step, what control threads took of them, and
+            whether the round has ended.
+        """
         assert self._child.stdin is not None
-        self._child.stdin.write(f"{requests}\n")
+        self._child.stdin.write(f"{REQUESTS} {TURN_STEPS}\n")
         self._child.stdin.flush()
-        steps, taken = json.loads(self._line())
-        return steps, taken
+        steps, taken, ended = json.loads(self._line())
+        return steps, taken, ended
 
-    def move(self, cores: list[int]) -> None:
-        """Let all threads run on these cores only, but those that are apart."""
-        for thread in Path(f"/proc/{self._child.pid}/task").iterdir():
-            with suppress(ProcessLookupError):
-                where = OTHER_CORES if thread.name in self._apart else cores
-                os.sched_setaffinity(int(thread.name), where)
+    def move_control(self, cores: list[int]) -> None:
+        """Let the threads that serve the controller run on these cores only."""
+        for thread in self._control_threads:
+            os.sched_setaffinity(thread, cores)
 
     def close(self) -> None:
         self._child.kill()
         self._child.wait()
 
-    def _await_ready(self) -> set[str]:
+    def _await_ready(self) -> list[int]:
         """Wait until it serves; the ids of its control threads."""
         while not (line := self._line()).startswith("ready"):
             pass
-        return set(line.split()[1:])
+        return [int(word) for word in line.split()[1:]]
 
     def _line(self) -> str:
         assert self._child.stdout is not None
@@ -222,6 +224,27 @@ class Round(NamedTuple):
     taken: dict[str, float]
 
 
+def serve_round(null: Child, ours: Child, disturbance: Disturbance, *, one_core: bool) -> Round:
+    """Serve one round with both engines, some steps of each in turn."""
+    steps: dict[Child, list[float]] = {null: [], ours: []}
+    taken: Counter[str] = Counter()
+    pins = 0
+    going_on = [null, ours]
+    while going_on:
+        for child in tuple(going_on):
+            if one_core:
+                ours.move_control(ENGINE_CORES if child is ours else OTHER_CORES)
+            before = disturbance.pins
+            some, took, ended = child.go_on()
+            steps[child] += some
+            taken.update(took)
+            if child is ours:
+                pins += disturbance.pins - before
+            if ended:
+                going_on.remove(child)
+    return Round(steps[null], steps[ours], pins, dict(taken))
+
+
 def ratio(rounds: Sequence[Round], q: float) -> float:
     """Of the q-quantiles of all steps of some rounds."""
     null, ours = ([step for one in rounds for step in one[side]] for side in (0, 1))
@@ -305,24 +328,17 @@ def main() -> None:
                 "LMCACHE_MAX_LOCAL_CPU_SIZE": "8",
                 "LMCACHE_LMCACHE_WORKER_HEARTBEAT_TIME": "0.2",
             },
-            apart=not args.one_core,
         )
+        ours.move_control(OTHER_CORES)
         stack.callback(ours.close)
         stack.callback(disturbance.stop)
         rounds: list[Round] = []
         for number in range(args.rounds + 1):
-            ours.move(OTHER_CORES)
             disturbance.resume()
-            plain, _ = null.round(REQUESTS)
-            disturbance.pause()
-            ours.move(ENGINE_CORES)
-            disturbance.resume()
-            pins = disturbance.pins
-            cached, taken = ours.round(REQUESTS)
-            pins = disturbance.pins - pins
+            one = serve_round(null, ours, disturbance, one_core=args.one_core)
             disturbance.pause()
             if number:  # the first compiles and warms up
-                rounds.append(Round(plain, cached, pins, taken))
+                rounds.append(one)
         if disturbance.wrong:
             sys.exit(disturbance.wrong)
         figures = {
