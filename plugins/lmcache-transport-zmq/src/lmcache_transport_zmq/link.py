@@ -6,7 +6,6 @@ import math
 import os
 import random
 import secrets
-import select
 import threading
 import time
 
@@ -52,10 +51,12 @@ class ZmqLink(EngineLink):
         self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._waker_lock = threading.Lock()
         self._closed = False
-        # ZeroMQ's own poll makes several calls of this one, and Python objects between.
-        self._poller = select.poll()
-        self._poller.register(self._socket.fileno(), select.POLLIN)
-        self._poller.register(self._waker, select.POLLIN)
+        # One call, which looks, waits and looks again without Python's lock:
+        # to ask the socket whether its descriptor tells the truth needs the
+        # lock, and the serving thread waits for whoever has that.
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._waker, zmq.POLLIN)
         self._sent = self._received = self._malformed = self._dropped = 0
 
     def send(self, message: EngineMessage) -> bool:
@@ -75,25 +76,18 @@ class ZmqLink(EngineLink):
     def receive(self, timeout_seconds: float) -> ControllerMessage | None:
         """Wait for a message; None at the timeout or when woken."""
         deadline = time.monotonic() + timeout_seconds
-        woken = False
         while True:
             self._try_other_family()
-            # ZeroMQ's descriptor tells of changes only: what is there is asked
-            # for before anything is waited for.
-            if int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+            ready = dict(self._poller.poll(_milliseconds(deadline)))
+            if self._socket in ready:
                 message = self._take()
                 if message is not None:
                     return message
-                if time.monotonic() >= deadline:
-                    return None
-                continue
-            if woken:
+            elif ready:
                 os.eventfd_read(self._waker)
                 return None
-            ready = self._poller.poll(_milliseconds(deadline))
-            if not ready:
+            if time.monotonic() >= deadline:
                 return None
-            woken = any(descriptor == self._waker for descriptor, _ in ready)
 
     def wake(self) -> None:
         """Make a ``receive`` in another thread return; thread-safe, also after ``close``."""
@@ -116,15 +110,14 @@ class ZmqLink(EngineLink):
 
     def _take(self) -> ControllerMessage | None:
         try:
-            parts = self._socket.recv_multipart(zmq.NOBLOCK)
+            # One frame, whether or not it is alone in its message: to ask for
+            # that costs more than to take it.
+            frame = self._socket.recv(zmq.NOBLOCK)
         except zmq.Again:
             return None
         self._heard = True
         try:
-            if len(parts) != 1:
-                detail = f"a message of {len(parts)} parts, not one"
-                raise MessageError(detail)  # noqa: TRY301 - counted where the others are
-            message = frames.decode(parts[0], frames.CONTROLLER_MESSAGES)
+            message = frames.decode(frame, frames.CONTROLLER_MESSAGES)
         except MessageError as error:
             self._malformed += 1
             log.warning("link.frame_dropped", reason=str(error), malformed=self._malformed)
