@@ -7,14 +7,13 @@ steps of one and some of the other in turn, because what else a machine does
 changes from second to second: one with a null connector, one with ours, with
 stores running and an index of ``--fill`` chunks. Before each round a real
 controller is killed and started anew, so that our engine registers and sends
-all of its index, and
-``--pins`` pins a second, of cached prompts of 2,048 tokens, come over HTTP.
-The engine that is timed has one half of the cores; client, controller and the
-threads of ours that serve the controller have the other, which is where a
-machine with an idle core runs them. ``--one-core`` keeps these threads beside
-the steps, as on a machine that has no core to spare. The same goes on beside
-both: while the null connector is timed our engine, idle, answers on the other
-cores.
+all of its index, and ``--pins`` pins a second, of cached prompts of 2,048
+tokens, come over HTTP.
+The engines have one half of the cores, client and controller the other. The
+threads of ours that serve the controller run where the kernel puts them, as a
+server's do; ``--one-core`` keeps them beside the steps, as on a machine that has
+no core to spare. The controller goes on beside both: while the null connector
+is timed our engine, idle, answers on the other cores.
 Read the ratio of the p99 step times, of all steps, or as the median of the
 rounds' own, which does not hang on a few rounds that the machine has disturbed;
 each with the interval that drawing the rounds anew gives. What the control
@@ -224,7 +223,9 @@ class Round(NamedTuple):
     taken: dict[str, float]
 
 
-def serve_round(null: Child, ours: Child, disturbance: Disturbance, *, one_core: bool) -> Round:
+def serve_round(
+    null: Child, ours: Child, disturbance: Disturbance, control_cores: list[int]
+) -> Round:
     """Serve one round with both engines, some steps of each in turn."""
     steps: dict[Child, list[float]] = {null: [], ours: []}
     taken: Counter[str] = Counter()
@@ -232,8 +233,7 @@ def serve_round(null: Child, ours: Child, disturbance: Disturbance, *, one_core:
     going_on = [null, ours]
     while going_on:
         for child in tuple(going_on):
-            if one_core:
-                ours.move_control(ENGINE_CORES if child is ours else OTHER_CORES)
+            ours.move_control(control_cores if child is ours else OTHER_CORES)
             before = disturbance.pins
             some, took, ended = child.go_on()
             steps[child] += some
@@ -329,13 +329,13 @@ def main() -> None:
                 "LMCACHE_LMCACHE_WORKER_HEARTBEAT_TIME": "0.2",
             },
         )
-        ours.move_control(OTHER_CORES)
         stack.callback(ours.close)
         stack.callback(disturbance.stop)
+        control_cores = ENGINE_CORES if args.one_core else CORES
         rounds: list[Round] = []
         for number in range(args.rounds + 1):
             disturbance.resume()
-            one = serve_round(null, ours, disturbance, one_core=args.one_core)
+            one = serve_round(null, ours, disturbance, control_cores)
             disturbance.pause()
             if number:  # the first compiles and warms up
                 rounds.append(one)

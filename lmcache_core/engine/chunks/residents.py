@@ -26,6 +26,7 @@ class Residents:
         pinned_bytes: Bytes of the keys that carry a mark, each counted once.
         reserved_bytes: Bytes that pins keep for chunks still to come.
         record_bytes: Bytes in the tier's store that are no chunk's.
+        resizes: How often a key was given other bytes.
         pin_limit_bytes: What marks and reservations may take together.
         touch: Notes a use of a key; the policy's own, as is ``victim``.
         victim: Names the key to evict next, or None when nothing may go.
@@ -37,6 +38,7 @@ class Residents:
         self.pinned_bytes = 0
         self.reserved_bytes = 0
         self.record_bytes = 0
+        self.resizes = 0
         self.pin_limit_bytes = capacity_bytes
         self.touch = policy.touch
         self.victim = policy.victim
@@ -129,6 +131,7 @@ class Residents:
         place = self._places[key[0]][key]
         change = nbytes - self._roster.nbytes(place)
         self._roster.resize(place, nbytes)
+        self.resizes += 1
         self.used_bytes += change
         if self.marked(key):
             self.pinned_bytes += change

@@ -275,13 +275,12 @@ class Anywhere:
             and cover.tokens >= tokens
             and self._hold(cover.key, pin, whole=cover.key == pin.pieces.keys[number])
         ):
-            pin.covers[number] = Cover(cover.key, tokens)
+            pin.cover(number, cover.key, tokens)
         else:
             self._lose(pin, number)
 
     def _lose(self, pin: Pin, number: int) -> None:
-        del pin.covers[number]
-        pin.lost.add(number)
+        pin.lose(number)
         self.reservations.add(pin.pieces[number], pin.request.pin_id)
 
 

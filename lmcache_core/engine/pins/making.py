@@ -51,7 +51,7 @@ class PinMaker:
         # What was not to be waited for before is not waited for now.
         wanted = pin.wanted
         pin.pieces = Pieces(self._chain_of(wanted, pin.request.scope), wanted)
-        pin.covers = {}
+        pin.cover_all(())
         pin.awaits = True
         pin.lost.clear()
 
@@ -60,7 +60,7 @@ class PinMaker:
     ) -> Pin:
         chain = self._chain_of(token_bytes, request.scope)
         pin = Pin(request, Pieces(chain, token_bytes), due, place.usable)
-        pin.covers = dict(enumerate(place.covers(chain)))
+        pin.cover_all(place.covers(chain))
         return pin
 
 
@@ -69,4 +69,4 @@ def _cover_behind_gaps(pin: Pin, place: Place) -> None:
     for piece in pin.missing():
         cover = None if piece.number in pin.covers else place.best_cover(piece)
         if cover is not None and cover.tokens == pin.pieces.tokens(piece.number):
-            pin.covers[piece.number] = cover
+            pin.cover(piece.number, cover.key)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from lmcache_core.api.pins import OnMissing, PinReport, PinRequest, PinState
 from lmcache_core.engine.chunks.piece import Cover, Piece, Pieces
 from lmcache_core.keys import TOKEN_BYTES, Key
+
+
+class Sum(NamedTuple):
+    """Bytes of what covers a pin, as they were when its tier had resized so many keys."""
+
+    nbytes: int
+    resizes: int
 
 
 class Pin:
@@ -22,26 +30,28 @@ class Pin:
     Attributes:
         request: As it was asked for.
         pieces: The sequence, cut at chunks.
-        covers: By number of the piece, the entry that is marked for it.
         due: Monotonic time at which it ends, or None.
         alarm: When its time is looked at next, never after ``due``.
         charge: Bytes its owner is charged, as when it was asked for.
         lost: Numbers of the pieces that it held, has lost and waits for.
         awaits: Whether all pieces that are missing are marked when they come.
         settled: Whether it and what it holds are as durable as its tier is.
+        summed: Bytes of what covers it; None since something else does.
     """
 
     __slots__ = (
+        "_covered_tokens",
+        "_covers",
         "_usable",
         "alarm",
         "awaits",
         "charge",
-        "covers",
         "due",
         "lost",
         "pieces",
         "request",
         "settled",
+        "summed",
     )
 
     def __init__(
@@ -54,13 +64,20 @@ class Pin:
         self._usable = usable
         self.request = request
         self.pieces = pieces
-        self.covers: dict[int, Cover] = {}
+        self._covers: dict[int, Cover] = {}
+        self._covered_tokens = 0
         self.due = due
         self.alarm: float | None = None
         self.charge = 0
         self.lost: set[int] = set()
         self.awaits = request.on_missing is OnMissing.RESERVE
         self.settled = True
+        self.summed: Sum | None = None
+
+    @property
+    def covers(self) -> Mapping[int, Cover]:
+        """By number of the piece, the entry that is marked for it."""
+        return self._covers
 
     @property
     def tokens_asked(self) -> int:
@@ -70,18 +87,21 @@ class Pin:
     @property
     def tokens_pinned(self) -> int:
         """Length of its prefix whose bytes stay and may be a hit."""
-        tokens = self.tokens_asked if self._all_covered else self._prefix(self.covers)
+        # Of most pins all is covered, which is told without a look at each piece.
+        tokens = self.tokens_asked
+        if self._covered_tokens < tokens:
+            tokens = self._prefix(self._covers)
         if self._usable is None or not tokens:
             return tokens
         size = self.pieces.tokens(0)
-        return self._usable([self.covers[number] for number in range(-(-tokens // size))])
+        return self._usable([self._covers[number] for number in range(-(-tokens // size))])
 
     @property
     def wanted(self) -> bytes:
         """Packed tokens of its prefix that is held or waited for."""
         if self.awaits:
             return self.pieces.token_bytes
-        tokens = self._prefix(self.covers.keys() | self.lost)
+        tokens = self._prefix(self._covers.keys() | self.lost)
         return self.pieces.token_bytes[: tokens * TOKEN_BYTES]
 
     def held_as(self, request: PinRequest) -> bool:
@@ -104,10 +124,25 @@ class Pin:
         """Whether all is held that was asked for."""
         return self.tokens_pinned == self.tokens_asked
 
-    def cover(self, number: int, key: Key) -> None:
-        """An entry covers the whole piece of a number."""
-        self.covers[number] = Cover(key, self.pieces.tokens(number))
+    def cover_all(self, covers: Iterable[Cover]) -> None:
+        """These entries cover the pieces from the first on, and nothing else does."""
+        self._covers = dict(enumerate(covers))
+        self._covered_tokens = sum([tokens for _, tokens in self._covers.values()])
+        self.summed = None
+
+    def cover(self, number: int, key: Key, tokens: int | None = None) -> None:
+        """An entry covers the piece of a number, as a whole unless ``tokens`` says less."""
+        cover = Cover(key, self.pieces.tokens(number) if tokens is None else tokens)
+        self._covered_tokens += cover.tokens - self._covered(number)
+        self._covers[number] = cover
         self.lost.discard(number)
+        self.summed = None
+
+    def lose(self, number: int) -> None:
+        """Nothing covers the piece of a number any more."""
+        self._covered_tokens -= self._covers.pop(number).tokens
+        self.lost.add(number)
+        self.summed = None
 
     def missing(self) -> list[Piece]:
         """Pieces that no entry covers whole."""
@@ -117,16 +152,8 @@ class Pin:
             if self._covered(number) < self.pieces.tokens(number)
         ]
 
-    @property
-    def _all_covered(self) -> bool:
-        """Whether all is covered, as of most pins, told without a look at each piece."""
-        covers = self.covers
-        return len(covers) == len(self.pieces) and self.tokens_asked == sum(
-            [tokens for _, tokens in covers.values()]
-        )
-
     def _covered(self, number: int) -> int:
-        cover = self.covers.get(number)
+        cover = self._covers.get(number)
         return 0 if cover is None else cover.tokens
 
     def _prefix(self, numbers: Container[int]) -> int:
@@ -136,7 +163,7 @@ class Pin:
             if number not in numbers:
                 break
             whole = self.pieces.tokens(number)
-            tokens = self._covered(number) if number in self.covers else whole
+            tokens = self._covered(number) if number in self._covers else whole
             total += tokens
             if tokens < whole:
                 break

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from lmcache_core.engine.chunks.piece import Cover, Piece
 from lmcache_core.engine.chunks.residents import Residents
-from lmcache_core.engine.pins.pin import Pin
+from lmcache_core.engine.pins.pin import Pin, Sum
 from lmcache_core.engine.pins.quotas import Need
 from lmcache_core.engine.pins.reservations import Reservations
 from lmcache_core.keys import Key, KeyChain
@@ -157,4 +157,9 @@ class TierPlace:
 
     def pinned_bytes(self, pin: Pin) -> int:
         """See :class:`Place`."""
-        return sum(map(self._residents.size, {key for key, _ in pin.covers.values()}))
+        summed = pin.summed
+        if summed is None or summed.resizes != self._residents.resizes:
+            keys = {key for key, _ in pin.covers.values()}
+            nbytes = sum(map(self._residents.size, keys))
+            summed = pin.summed = Sum(nbytes, self._residents.resizes)
+        return summed.nbytes

@@ -10,7 +10,7 @@ import msgspec
 from lmcache_core.api.pins import OnMissing, PinCost, PinRenewal, PinReport, PinRequest, Renew
 from lmcache_core.config import ANYWHERE
 from lmcache_core.engine.chunks.entry import Entry
-from lmcache_core.engine.chunks.piece import Cover, Piece
+from lmcache_core.engine.chunks.piece import Piece
 from lmcache_core.engine.pins.alarms import Alarms
 from lmcache_core.engine.pins.anywhere import MARKS, Anywhere
 from lmcache_core.engine.pins.keeping import PinKeeping
@@ -295,7 +295,7 @@ class PinTable:
             pin = self._pins[pin_id]
             for number, cover in pin.covers.items():
                 if cover.key == old:
-                    pin.covers[number] = Cover(new, cover.tokens)
+                    pin.cover(number, new, cover.tokens)
             residents.mark(new, pin_id)
             self._changed.add(pin_id)
 
@@ -307,8 +307,7 @@ class PinTable:
         for pin_id in marks:
             pin = self._pins[pin_id]
             for number in [n for n, cover in pin.covers.items() if cover.key == key]:
-                del pin.covers[number]
-                pin.lost.add(number)
+                pin.lose(number)
                 self._places[location].reservations.add(pin.pieces[number], pin_id)
             self._changed.add(pin_id)
 
