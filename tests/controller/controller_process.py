@@ -105,6 +105,11 @@ class ControllerProcess:
             self.process.kill()
             self.process.wait()
 
+    def restart(self) -> None:
+        """Kill it and start another over what it has left."""
+        self.kill()
+        self.start()
+
     def kill(self) -> None:
         self.client.close()
         self.process.kill()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import subprocess
 import sys
 import threading
 import time
@@ -24,7 +23,6 @@ from lmcache_core.keys import tokens_to_bytes
 from tests.controller.controller_process import (
     COMMAND,
     ControllerProcess,
-    clean_environment,
 )
 from tests.controller.engine_peer import MEMORY, EnginePeer, eventually
 from tests.controller.test_with_engine import rig
@@ -48,11 +46,6 @@ def shown(controller: ControllerProcess, pin_id: str) -> Any:
     return controller.client.get(f"/v1/pins/{pin_id}").json()
 
 
-def restart(controller: ControllerProcess) -> None:
-    controller.kill()
-    controller.start()
-
-
 def test_pins_are_known_at_once_and_pending_until_engines_report(
     own_controller: ControllerProcess,
 ) -> None:
@@ -61,7 +54,7 @@ def test_pins_are_known_at_once_and_pending_until_engines_report(
         made = put(own_controller, peer, "kept", ttl_s=500, owner="me", labels={"a": "b"}).json()
         assert made["state"] == "active"
         peer.pause()
-        restart(own_controller)
+        own_controller.restart()
         again = shown(own_controller, "kept")
         assert (again["state"], again["num_tokens"]) == ("pending", 0)
         assert "has restarted" in again["reason"]
@@ -99,7 +92,7 @@ def test_what_is_released_while_its_engine_is_away_stays_released(
         peer.pause()
         eventually(lambda: own_controller.state("peer") == "silent")
         assert own_controller.client.delete("/v1/pins/gone").status_code == 202
-        restart(own_controller)
+        own_controller.restart()
         assert own_controller.client.get("/v1/pins/gone").status_code == 404
         assert own_controller.metric("lmcache_controller_tombstones") == 1
         peer.resume()
@@ -137,7 +130,7 @@ def test_a_controllers_event_ids_outlive_it(own_controller: ControllerProcess) -
         late = threading.Thread(target=_quietly, args=(own_controller, {**request, "ttl_s": 50}))
         late.start()
         assert held.wait(15)
-        restart(own_controller)
+        own_controller.restart()
         late.join()
         status = own_controller.post("/check_finish", event_id=done).json()["status"]
         assert status == "done"
@@ -239,7 +232,7 @@ def test_a_pin_that_was_refused_is_off_the_disk_before_that_is_said(tmp_path: Pa
         assert not answer.done()
         (tmp_path / "go").touch()
         assert answer.result().status_code == 409
-        restart(controller)
+        controller.restart()
         assert controller.client.get("/v1/pins").json()["pins"] == []
 
 
@@ -340,7 +333,7 @@ def test_a_pin_of_a_request_is_acknowledged_once_it_is_on_the_disk(tmp_path: Pat
         assert peer.adopted == {}
         (tmp_path / "go").touch()
         eventually(lambda: peer.adopted == {"own": 5})
-        restart(controller)
+        controller.restart()
         assert shown(controller, "own")["version"] == 5
 
 
@@ -441,7 +434,7 @@ def test_a_real_engine_and_its_pin_survive_a_killed_controller(
         request = {"instance_id": "real", "location": MEMORY, "tokens": PROMPT}
         event = own_controller.post("/pin", **request).json()
         assert event["num_tokens"] == 42
-        restart(own_controller)
+        own_controller.restart()
         eventually(lambda: own_controller.state("real") == "live")
         eventually(lambda: own_controller.post("/pins").json()["pins"][0]["state"] == "active")
         for number in range(12):
@@ -449,98 +442,3 @@ def test_a_real_engine_and_its_pin_survive_a_killed_controller(
         assert engine.hit(PROMPT) == 42
         released = own_controller.post("/unpin", event_id=event["event_id"])
         assert released.json()["num_tokens"] == 42
-
-
-def test_two_controllers_do_not_share_a_ledger(
-    own_controller: ControllerProcess, tmp_path: Path
-) -> None:
-    with pytest.raises(AssertionError, match="in use by another controller"):
-        ControllerProcess(tmp_path / "log", "--ledger", str(own_controller.ledger))
-
-
-def test_a_damaged_ledger_is_one_sentence_at_the_start(tmp_path: Path) -> None:
-    ledger = tmp_path / "pins.sqlite"
-    ledger.write_bytes(b"no pins " * 4096)
-    with pytest.raises(AssertionError, match=r"Error: the pin ledger .* is damaged: ") as failure:
-        ControllerProcess(tmp_path / "log")
-    assert "Traceback" not in str(failure.value)
-
-
-def test_without_a_ledger_pins_are_in_memory_alone(tmp_path: Path) -> None:
-    with ControllerProcess(tmp_path / "log", "--ledger", "none") as controller:
-        with controller.peer() as peer:
-            peer.cache(PROMPT)
-            assert put(controller, peer, "mine").status_code == 201
-        assert not controller.ledger.exists()
-        restart(controller)
-        assert controller.client.get("/v1/pins/mine").status_code == 404
-
-
-def test_the_default_ledger_is_in_the_users_state_folder(tmp_path: Path) -> None:
-    environ = {**clean_environment(), "XDG_STATE_HOME": str(tmp_path / "state")}
-    controller = ControllerProcess(tmp_path / "log", environ=environ)
-    with controller:
-        controller.kill()
-        del controller.environ["LMCACHE_CONTROLLER_LEDGER"]
-        controller.start()
-        assert (tmp_path / "state" / "lmcache" / "pins.sqlite").exists()
-
-
-def test_a_ledger_that_cannot_be_written_refuses_and_recovers(
-    own_controller: ControllerProcess,
-) -> None:
-    with own_controller.peer() as peer:
-        peer.cache(PROMPT)
-        assert put(own_controller, peer, "before").status_code == 201
-        aside = own_controller.ledger.with_name("aside")
-        own_controller.ledger.rename(aside)
-        refused = put(own_controller, peer, "during")
-        assert refused.status_code == 503
-        assert refused.json()["type"] == "urn:lmcache:problem:ledger-unavailable"
-        assert own_controller.client.get("/readyz").status_code == 503
-        assert own_controller.client.get("/v1/pins/during").status_code == 404
-        assert own_controller.client.delete("/v1/pins/before").status_code == 503
-        aside.rename(own_controller.ledger)
-        eventually(lambda: own_controller.client.get("/readyz").status_code == 200)
-        assert put(own_controller, peer, "during").status_code == 201
-        restart(own_controller)
-        ids = [pin["pin_id"] for pin in own_controller.client.get("/v1/pins").json()["pins"]]
-        assert ids == ["during"]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 512 KiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "tmpfs", str(place)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("no file system may be mounted here")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=30)
-
-
-def test_a_full_disk_refuses_with_507_and_loses_nothing(tmp_path: Path, small_disk: Path) -> None:
-    ledger = small_disk / "pins.sqlite"
-    filler = small_disk / "filler"
-    filler.write_bytes(bytes(128 << 10))
-    with (
-        ControllerProcess(tmp_path / "log", "--ledger", str(ledger)) as controller,
-        controller.peer() as peer,
-    ):
-        tokens = list(range(5000))
-        acknowledged = set()
-        statuses = set()
-        for number in range(60):
-            answer = put(controller, peer, f"pin{number}", tokens=[number, *tokens])
-            statuses.add(answer.status_code)
-            if answer.is_success:
-                acknowledged.add(f"pin{number}")
-        assert statuses == {201, 507}
-        assert "is full; make room" in answer.json()["detail"]
-        assert len(acknowledged) > 3
-        filler.unlink()
-        eventually(lambda: put(controller, peer, "last").status_code == 201)
-        restart(controller)
-        listed = controller.client.get("/v1/pins").json()["pins"]
-        assert acknowledged | {"last"} <= {pin["pin_id"] for pin in listed}

@@ -17,7 +17,7 @@ from lmcache_core.cli.main import main
 from lmcache_core.config import TierConfig
 from tests.controller.controller_process import ControllerProcess
 from tests.controller.engine_peer import eventually
-from tests.controller.test_durable_pins import restart, shown
+from tests.controller.test_durable_pins import shown
 from tests.engine.rig import FRAME_BYTES, SLOT_BYTES, Rig
 from tests.engine.test_storage_tier import LONG, flood, settle
 
@@ -152,7 +152,7 @@ def test_rule_9_a_new_ledger_takes_pins_over_and_another_one_is_refused_until_it
                     "tokens": list(range(10)),
                 },
             ).is_success
-        restart(other)
+        other.restart()
         with other.peer("slow", ledger_id="its", heartbeat_seconds=60) as peer:
             peer.pause()
             late = lmcache(other, "adopt", "slow", "--timeout", "0.2")
@@ -185,7 +185,7 @@ def test_rule_9_a_new_ledger_takes_pins_over_and_another_one_is_refused_until_it
             assert put(other, "mine").status_code == 201
             assert other.post("/v1/instances/nobody/adopt").status_code == 404
         # It serves that one from now on, over restarts of both.
-        restart(other)
+        other.restart()
         with engine(other, tmp_path):
             eventually(lambda: shown(other, "kept")["state"] == "active")
     new = tmp_path / "new"

@@ -14,7 +14,7 @@ from lmcache_core.cli.main import main
 from lmcache_core.config import TierConfig
 from tests.controller.controller_process import ControllerProcess
 from tests.controller.engine_peer import MEMORY, eventually
-from tests.controller.test_durable_pins import restart, shown
+from tests.controller.test_durable_pins import shown
 from tests.engine.rig import CHUNK_TOKENS, FRAME_BYTES, SLOT_BYTES, Rig
 from tests.engine.test_storage_tier import LONG, settle
 
@@ -91,7 +91,7 @@ def test_rule_2_the_last_copy_stays_through_pressure_clears_moves_and_restarts(
         eventually(
             lambda: shown(controller, "kept")["placements"][0]["pinned_bytes"] == 4 * FRAME_BYTES
         )
-        restart(controller)
+        controller.restart()
         eventually(lambda: shown(controller, "kept")["state"] == "active")
     with engine(controller, tmp_path) as rig:
         press(rig)

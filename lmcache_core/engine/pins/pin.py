@@ -89,7 +89,7 @@ class Pin:
         """Length of its prefix whose bytes stay and may be a hit."""
         # Of most pins all is covered, which is told without a look at each piece.
         tokens = self.tokens_asked
-        if self._covered_tokens < tokens:
+        if self._covered_tokens != tokens:
             tokens = self._prefix(self._covers)
         if self._usable is None or not tokens:
             return tokens
