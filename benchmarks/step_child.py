@@ -2,12 +2,11 @@
 
 Started by ``benchmarks/step_time.py`` with a JSON object of settings as the
 only argument. Prints ``ready`` and the ids of its control threads; then for
-each line on standard input, which has the number of requests of a round and
-that of steps, goes on with the round, or begins one where none is under way,
-and prints a JSON list of three: the seconds of each step, by name those of the
-processor that control threads took, and whether the round has ended. Some
-steps before these are not timed, because another process has emptied the
-processor's caches.
+each line on standard input takes a turn: it goes on with the round that is
+under way, or begins one, and prints a JSON list of three: the seconds of each
+step, by name those of the processor that control threads took, and whether the
+round has ended. Some steps before these are not timed, because another process
+has emptied the processor's caches.
 """
 
 from __future__ import annotations
@@ -94,18 +93,17 @@ def main() -> None:
 
     clocks = ThreadClocks()
     print("ready", *clocks.thread_ids, flush=True)
-    for count, line in enumerate(sys.stdin):
-        requests, most = map(int, line.split())
+    for count, _ in enumerate(sys.stdin):
         if engine.has_unfinished_requests():
             serve(WARMING_STEPS)
         else:
             add(f"{count}-warming", 200, WARMING_STEPS)
             serve(math.inf)
-            for number in range(requests):
+            for number in range(settings["requests"]):
                 # Lengths differ, so that prompts end in different steps.
                 add(f"{count}-{number}", 200 + 17 * number, settings["max_tokens"])
         before = clocks.seconds()
-        steps = serve(most)
+        steps = serve(settings["turn_steps"])
         after = clocks.seconds()
         taken = {name: after[name] - before[name] for name in after}
         print(json.dumps([steps, taken, not engine.has_unfinished_requests()]), flush=True)

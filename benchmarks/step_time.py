@@ -1,6 +1,7 @@
 """What the cache costs a step of real vLLM, beside a connector that does nothing.
 
-    python benchmarks/step_time.py [--rounds 20] [--fill 100000] [--one-core] [--json]
+    python benchmarks/step_time.py [--rounds 20] [--fill 100000] [--json]
+                                   [--control anywhere|beside|apart]
 
 Two vLLM engines, children of this process, serve the same kind of rounds, some
 steps of one and some of the other in turn, because what else a machine does
@@ -11,9 +12,10 @@ all of its index, and ``--pins`` pins a second, of cached prompts of 2,048
 tokens, come over HTTP.
 The engines have one half of the cores, client and controller the other. The
 threads of ours that serve the controller run where the kernel puts them, as a
-server's do; ``--one-core`` keeps them beside the steps, as on a machine that has
-no core to spare. The controller goes on beside both: while the null connector
-is timed our engine, idle, answers on the other cores.
+server's do; ``--control beside`` keeps them with the steps, as on a machine that
+has no core to spare, and ``apart`` with client and controller. The controller
+goes on beside both engines: while the null connector is timed ours, idle,
+answers on the other cores.
 Read the ratio of the p99 step times, of all steps, or as the median of the
 rounds' own, which does not hang on a few rounds that the machine has disturbed;
 each with the interval that drawing the rounds anew gives. What the control
@@ -53,6 +55,8 @@ DRAWS = 300
 CORES = sorted(os.sched_getaffinity(0))
 ENGINE_CORES = CORES[: max(1, len(CORES) // 2)]
 OTHER_CORES = CORES[len(CORES) // 2 :]
+CONTROL_CORES = {"anywhere": CORES, "beside": ENGINE_CORES, "apart": OTHER_CORES}
+"""Where the threads that serve the controller may run."""
 
 
 class Child:
@@ -84,7 +88,7 @@ class Child:
             whether the round has ended.
         """
         assert self._child.stdin is not None
-        self._child.stdin.write(f"{REQUESTS} {TURN_STEPS}\n")
+        self._child.stdin.write("\n")
         self._child.stdin.flush()
         steps, taken, ended = json.loads(self._line())
         return steps, taken, ended
@@ -292,7 +296,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--fill", type=int, default=100_000)
     parser.add_argument("--pins", type=float, default=100)
-    parser.add_argument("--one-core", action="store_true")
+    parser.add_argument("--control", choices=CONTROL_CORES, default="anywhere")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     os.sched_setaffinity(0, OTHER_CORES)
@@ -302,7 +306,12 @@ def main() -> None:
         maker = HERE.parent / "examples" / "tiny_model" / "make_tiny_llama.py"
         subprocess.run([sys.executable, maker, model, "--dtype", "float32"], check=True)
         disturbance = Disturbance(args.pins, stack, folder)
-        common = {"model": str(model), "max_tokens": 400}
+        common = {
+            "model": str(model),
+            "requests": REQUESTS,
+            "max_tokens": 400,
+            "turn_steps": TURN_STEPS,
+        }
         null = Child(
             {
                 **common,
@@ -331,7 +340,7 @@ def main() -> None:
         )
         stack.callback(ours.close)
         stack.callback(disturbance.stop)
-        control_cores = ENGINE_CORES if args.one_core else CORES
+        control_cores = CONTROL_CORES[args.control]
         rounds: list[Round] = []
         for number in range(args.rounds + 1):
             disturbance.resume()

@@ -35,8 +35,8 @@ _COPIED = (
     *("pyproject.toml", "Makefile", "README.md", "CHANGELOG.md"),
     *("plugins/*/tests", "plugins/*/pyproject.toml", "plugins/*/*.md", "csrc/*.md"),
 )
-# These start servers, compilers and type checkers, and wait for them.
-_OF_PROCESSES = ("tests/e2e", "tests/examples", "tests/packaging", "tests/cli")
+# These start servers, compilers, type checkers and pytest, and wait for them.
+_OF_PROCESSES = ("tests/e2e", "tests/examples", "tests/packaging", "tests/cli", "tests/testing")
 # The connector's tests run vLLM inside pytest's process, which is never the
 # same afterwards. Each session waits for a third of its time, so that three of
 # them keep two cores busy.

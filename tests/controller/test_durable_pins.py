@@ -20,10 +20,7 @@ import pytest
 from lmcache_core.api.messages import Heartbeat, PinCommand, UnpinCommand
 from lmcache_core.api.pins import PinReport, PinRequest, PinState
 from lmcache_core.keys import tokens_to_bytes
-from tests.controller.controller_process import (
-    COMMAND,
-    ControllerProcess,
-)
+from tests.controller.controller_process import COMMAND, ControllerProcess
 from tests.controller.engine_peer import MEMORY, EnginePeer, eventually
 from tests.controller.test_with_engine import rig
 
